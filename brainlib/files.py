@@ -12,8 +12,8 @@ from pathlib import Path
 import platformdirs
 
 
-class DataError(Exception):
-    """Something about files or folders that the user can mend; the message says how. The command line shows it bare."""
+class DataError(ValueError):
+    """Something that the user can mend (a file, a folder, a name); the message says how. The command line shows it bare."""
 
 
 def data_root() -> Path:

@@ -1,0 +1,7 @@
+"""``python -m brainlib`` is the ``brainlib`` command."""
+
+import sys
+
+from brainlib.course import main
+
+sys.exit(main())

@@ -1,0 +1,135 @@
+"""From a trained model to numbers that carry their uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from brainlib.data.augment import to_input
+from brainlib.files import DataError
+from brainlib.train import Data
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities float64 ``(N, C)``, true labels int64 ``(N,)`` and groups int64 ``(N,)`` of the same items."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: np.ndarray) -> Predictions:
+        """The items at ``index`` (integers or a boolean mask)."""
+        return Predictions(self.probabilities[index], self.labels[index], self.groups[index])
+
+
+class Interval(NamedTuple):
+    """A value and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, data: Data, batch_size: int = 256, precision: str = "32-true") -> Predictions:
+    """Class probabilities of every item, in evaluation mode; the model's mode and place are put back afterwards.
+
+    Args:
+        precision: float32 unless told otherwise, so that a number does not depend on the hardware's short formats.
+    """
+    was_training, home = model.training, next(model.parameters()).device
+    fabric = Fabric(devices=1, precision=precision)
+    wrapped = fabric.setup_module(model.eval())
+    probabilities, labels = [], []
+    for index in torch.arange(len(data)).split(batch_size):
+        images, targets = data.batch(index)
+        images = to_input(images.to(fabric.device), data.channels).contiguous(memory_format=torch.channels_last)
+        probabilities.append(wrapped(images).double().softmax(1).cpu())
+        labels.append(targets)
+    model.to(home).train(was_training)
+    return Predictions(torch.cat(probabilities).numpy(), torch.cat(labels).numpy(), np.asarray(data.groups))
+
+
+def bootstrap(
+    metric: Metric,
+    predictions: Predictions | Sequence[Predictions],
+    *,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """A metric with its percentile bootstrap interval over groups (Efron 1979, doi 10.1214/aos/1176344552).
+
+    Groups (patients), not slices, are drawn with replacement: slices of one patient resemble each other, and counting
+    them as independent makes an interval too narrow. Given the predictions of several seeds, the value is the mean of
+    the seeds' values, and each sample draws seeds as well as groups.
+
+    Args:
+        metric: of (probabilities, labels), a single number.
+        predictions: of one model, or a sequence of predictions of several seeds for the same items.
+    """
+    runs = [predictions] if isinstance(predictions, Predictions) else list(predictions)
+    value = float(np.mean([metric(run.probabilities, run.labels) for run in runs]))
+    drawn = [
+        np.mean([metric(runs[s].probabilities[items], runs[s].labels[items]) for s in seeds])
+        for items, seeds in _resample(runs, samples, seed)
+    ]
+    return _interval(value, drawn, level)
+
+
+def compare(
+    metric: Metric,
+    first: Predictions | Sequence[Predictions],
+    second: Predictions | Sequence[Predictions],
+    *,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The difference ``metric(first) - metric(second)`` with its paired bootstrap interval.
+
+    Each sample scores both on the same drawn groups (and on runs with the same drawn seeds), so that what is hard for
+    both cancels. An interval that does not hold 0 says that the difference is more than the luck of the test set.
+    """
+    a = [first] if isinstance(first, Predictions) else list(first)
+    b = [second] if isinstance(second, Predictions) else list(second)
+    if len(a) != len(b) or not np.array_equal(a[0].labels, b[0].labels):
+        raise DataError("compare() needs predictions for the same items, with the same number of seeds, on both sides")
+
+    def difference(s: int, items: np.ndarray | slice) -> float:
+        return metric(a[s].probabilities[items], a[s].labels[items]) - metric(b[s].probabilities[items], b[s].labels[items])
+
+    value = float(np.mean([difference(s, slice(None)) for s in range(len(a))]))
+    drawn = [np.mean([difference(s, items) for s in seeds]) for items, seeds in _resample(a, samples, seed)]
+    return _interval(value, drawn, level)
+
+
+def _resample(runs: list[Predictions], samples: int, seed: int):
+    """Yield (items, seeds) ``samples`` times: the items of groups drawn with replacement, and runs drawn likewise."""
+    generator = np.random.default_rng(seed)
+    order = np.argsort(runs[0].groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(runs[0].groups[order])) + 1)
+    for _ in range(samples):
+        items = np.concatenate([members[g] for g in generator.integers(len(members), size=len(members))])
+        yield items, generator.integers(len(runs), size=len(runs))
+
+
+def _interval(value: float, drawn: Sequence[float], level: float) -> Interval:
+    # A draw may lack a class, and its metric is then nan; such draws are left out.
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))

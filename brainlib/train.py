@@ -1,0 +1,318 @@
+"""One training loop for every chapter: seeded, resumable to the last bit, the same on CPU and GPU."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from brainlib.data.augment import Augment, repeat_channels, to_input
+from brainlib.data.splits import check_split
+from brainlib.files import DataError, atomic_path
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on stderr, at every fit
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Data(Protocol):
+    """What `fit` and `predict` need of a data set; `brainlib.data.MRIDataset` is one."""
+
+    groups: np.ndarray  # int (N,), numbered jointly for all parts of one data set
+    channels: int | None
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 images ``(B, C, H, W)`` and targets ``(B, ...)``, on the CPU."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclass
+class History:
+    """What happened, epoch by epoch. Lists have one entry an epoch; those of validation are empty without it."""
+
+    train_loss: list[float] = field(default_factory=list)
+    train_score: list[float] = field(default_factory=list)  # in train mode, while the weights still move
+    validation_loss: list[float] = field(default_factory=list)
+    validation_score: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    best_epoch: int | None = None  # counted from 0; the epoch whose weights `fit` left in the model
+
+    def __len__(self) -> int:
+        return len(self.train_loss)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain lists and numbers, for a record."""
+        return asdict(self)
+
+
+def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """1 where the largest logit is the true class, else 0; float ``(B,)``."""
+    return (outputs.argmax(1) == targets).float()
+
+
+def automatic_precision() -> str:
+    """``"bf16-mixed"`` where bfloat16 arithmetic is done in hardware, else ``"32-true"`` (names of Lightning Fabric)."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch and NumPy, so that a model made next has the weights that belong to ``seed``."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  third-party code may still use the global generator
+
+
+def fit(
+    model: nn.Module,
+    train: Data,
+    validation: Data | None = None,
+    *,
+    optimizer: Optimizer,
+    loss: Loss = F.cross_entropy,
+    scheduler: LRScheduler | None = None,
+    epochs: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    augment: Augment | None = None,
+    score: Loss = top1,
+    keep: str = "best",
+    overlap: str = "refuse",
+    precision: str = "auto",
+    progress: bool = True,
+    label: str = "training",
+) -> History:
+    """Train ``model`` in place and return its history.
+
+    Every random choice of epoch ``e`` (order, augmentation, dropout) follows from ``(seed, e)`` alone. So a run that
+    was killed and is started again with the same ``checkpoint`` loses the epoch it was in, and ends with the same
+    weights as one that was never killed.
+
+    Args:
+        model: takes float ``(B, C, H, W)`` in [0, 1].
+        train, validation: data sets with uint8 batches. Without validation the last epoch is kept.
+        optimizer: made over ``model.parameters()``.
+        loss: of (outputs, targets); a mean over the batch.
+        scheduler: stepped after each epoch.
+        checkpoint: a ``.safetensors`` file, written after each epoch and read if it exists. A finished run is loaded
+            and not trained again; a larger ``epochs`` goes on from it.
+        augment: applied to each training batch on the device.
+        score: of (outputs, targets), one number for each item, higher is better; chooses the best epoch.
+        keep: ``"best"`` leaves the weights of the epoch with the highest validation score (the earliest of equals) in
+            the model, ``"last"`` those of the last epoch.
+        overlap: ``"refuse"`` raises when training and validation share a group; ``"allow"`` is for reproducing a
+            leaking protocol.
+        precision: ``"auto"``, ``"bf16-mixed"`` or ``"32-true"``. Weights are float32 in all of them.
+        progress: show a bar that leaves one line.
+        label: stands before the bar.
+
+    Raises:
+        DataError: a group on both sides, a checkpoint of another run or a damaged one, or no room to write it.
+        FloatingPointError: the loss became nan or infinite.
+    """
+    if keep not in ("best", "last") or overlap not in ("refuse", "allow"):
+        raise DataError(f"keep={keep!r} must be 'best' or 'last', overlap={overlap!r} 'refuse' or 'allow'")
+    if len(train) == 0 or (validation is not None and len(validation) == 0):
+        raise DataError("the training or validation set is empty: there is nothing to learn from or to score")
+    if validation is not None and overlap == "refuse":
+        check_split({"training": train.groups, "validation": validation.groups})
+    fabric = Fabric(devices=1, precision=automatic_precision() if precision == "auto" else precision)
+    settings = {
+        "model": type(model).__name__,
+        "train": train.fingerprint,
+        "validation": validation.fingerprint if validation is not None else None,
+        "optimizer": _describe(optimizer),
+        "scheduler": type(scheduler).__name__ if scheduler is not None else None,
+        "loss": getattr(loss, "__name__", type(loss).__name__),
+        "batch_size": batch_size,
+        "seed": seed,
+        "augment": repr(augment),
+        "precision": str(fabric._precision.precision),
+    }
+    model.to(memory_format=torch.channels_last)
+    wrapped, fast_optimizer = fabric.setup(model, optimizer)
+    history = History()
+    best = _copy_weights(model)
+    if checkpoint is not None and Path(checkpoint).exists():
+        history, best = _load_checkpoint(Path(checkpoint), settings, model, optimizer, scheduler)
+
+    bar = tqdm(total=epochs, initial=len(history), desc=label, disable=not progress, file=sys.stdout, leave=False, ncols=88)
+    for epoch in range(len(history), epochs):
+        start = time.perf_counter()
+        torch.manual_seed(_epoch_seed(seed, epoch))  # dropout
+        generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))  # order and augmentation
+        history.learning_rate.append(optimizer.param_groups[0]["lr"])
+        model.train()
+        # Sums stay on the device: asking for a number (.item()) after each batch would make a GPU wait.
+        total = torch.zeros(2, device=fabric.device)
+        for index in torch.randperm(len(train), generator=generator).split(batch_size):
+            images, targets = _to_device(train, index, fabric.device)
+            images = to_input(images)
+            if augment is not None:
+                images = augment(images, generator)
+            images = repeat_channels(images, train.channels).contiguous(memory_format=torch.channels_last)
+            fast_optimizer.zero_grad(set_to_none=True)
+            outputs = wrapped(images)
+            value = loss(outputs, targets)
+            fabric.backward(value)
+            fast_optimizer.step()
+            total += torch.stack([value.detach() * len(index), score(outputs.detach(), targets).sum()])
+        if scheduler is not None:
+            scheduler.step()
+        train_loss, train_score = (total / len(train)).tolist()
+        if not math.isfinite(train_loss):
+            raise FloatingPointError(f"the loss became {train_loss} in epoch {epoch + 1}: try a lower learning rate")
+        history.train_loss.append(train_loss)
+        history.train_score.append(train_score)
+        if validation is not None:
+            validation_loss, validation_score = _validate(wrapped, validation, loss, score, batch_size, fabric.device)
+            history.validation_loss.append(validation_loss)
+            history.validation_score.append(validation_score)
+        if keep == "last" or validation is None or validation_score > max(history.validation_score[:-1], default=-1):
+            history.best_epoch = epoch
+            best = _copy_weights(model)
+        history.seconds.append(time.perf_counter() - start)
+        if checkpoint is not None:
+            _save_checkpoint(Path(checkpoint), settings, model, optimizer, scheduler, history, best)
+        bar.set_postfix_str(_summary(history), refresh=False)
+        bar.update()
+    bar.close()
+    if progress:
+        print(f"{label}: {len(history)} epochs, {sum(history.seconds):.0f} s, {_summary(history)}", flush=True)
+    model.load_state_dict(best)
+    model.eval()
+    return history
+
+
+@torch.inference_mode()
+def _validate(
+    model: nn.Module, data: Data, loss: Loss, score: Loss, batch_size: int, device: torch.device
+) -> tuple[float, float]:
+    model.eval()
+    total = torch.zeros(2, device=device)
+    for index in torch.arange(len(data)).split(2 * batch_size):
+        images, targets = _to_device(data, index, device)
+        images = to_input(images, data.channels).contiguous(memory_format=torch.channels_last)
+        outputs = model(images)
+        total += torch.stack([loss(outputs, targets) * len(index), score(outputs, targets).sum()])
+    mean_loss, mean_score = (total / len(data)).tolist()
+    return mean_loss, mean_score
+
+
+def _to_device(data: Data, index: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch on the device; from pinned memory where that lets the copy overlap with work."""
+    images, targets = data.batch(index)
+    if device.type == "cuda":
+        images, targets = images.pin_memory(), targets.pin_memory()
+    return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """One 63-bit seed for (seed, epoch); neighbors do not give related streams."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _summary(history: History) -> str:
+    text = f"loss {history.train_loss[-1]:.3f}, train {history.train_score[-1]:.1%}" if len(history) else "no epoch"
+    if history.validation_score:
+        text += f", validation {history.validation_score[-1]:.1%}"
+    return text
+
+
+def _describe(optimizer: Optimizer) -> str:
+    """Class and hyperparameters as made; the learning rate before any scheduler touched it."""
+    group = optimizer.param_groups[0]
+    values = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
+    return f"{type(optimizer).__name__}({group.get('initial_lr', group['lr'])}, {json.dumps(values, sort_keys=True)})"
+
+
+# A checkpoint is one safetensors file: tensors under model/, best/ and optimizer/, all the rest as JSON in its header.
+# No pickle, so a checkpoint from a stranger can do no harm.
+
+
+def _save_checkpoint(
+    path: Path,
+    settings: dict[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    history: History,
+    best: dict[str, torch.Tensor],
+) -> None:
+    state = optimizer.state_dict()
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for parameter, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer/{parameter}/{name}"] = value
+            else:
+                plain.setdefault(str(parameter), {})[name] = value
+    header = {
+        "settings": settings,
+        "history": history.to_dict(),
+        "param_groups": state["param_groups"],
+        "optimizer": plain,
+        "scheduler": scheduler.state_dict() if scheduler is not None else None,
+    }
+    with atomic_path(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"brainlib": json.dumps(header)})
+
+
+def _load_checkpoint(
+    path: Path, settings: dict[str, Any], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
+) -> tuple[History, dict[str, torch.Tensor]]:
+    advice = "delete it to start anew, or choose another checkpoint file"
+    try:
+        with safe_open(path, "pt") as stored:
+            header = json.loads((stored.metadata() or {})["brainlib"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise DataError(f"{path} is not a checkpoint of brainlib, or it is damaged ({error}): {advice}") from error
+    different = [k for k in settings if header["settings"].get(k) != settings[k]]
+    if different:
+        found = ", ".join(f"{k} was {header['settings'].get(k)}, now {settings[k]}" for k in different)
+        raise DataError(f"{path} belongs to another run ({found}): {advice}")
+    model.load_state_dict(_part(tensors, "model/"))
+    state: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in header["optimizer"].items()}
+    for name, tensor in _part(tensors, "optimizer/").items():
+        parameter, key = name.split("/", 1)
+        state.setdefault(int(parameter), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": header["param_groups"]})
+    if scheduler is not None:
+        scheduler.load_state_dict(header["scheduler"])
+    return History(**header["history"]), _part(tensors, "best/")
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
