@@ -112,7 +112,8 @@ def compare(
         raise DataError("compare() needs predictions for the same items, with the same number of seeds, on both sides")
 
     def difference(s: int, items: np.ndarray | slice) -> float:
-        return metric(a[s].probabilities[items], a[s].labels[items]) - metric(b[s].probabilities[items], b[s].labels[items])
+        labels = a[s].labels[items]
+        return metric(a[s].probabilities[items], labels) - metric(b[s].probabilities[items], labels)
 
     value = float(np.mean([difference(s, slice(None)) for s in range(len(a))]))
     drawn = [np.mean([difference(s, items) for s in seeds]) for items, seeds in _resample(a, samples, seed)]

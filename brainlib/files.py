@@ -13,7 +13,7 @@ import platformdirs
 
 
 class DataError(ValueError):
-    """Something that the user can mend (a file, a folder, a name); the message says how. The command line shows it bare."""
+    """Something that the user can mend (a file, a name); the message says how. The command line shows it bare."""
 
 
 def data_root() -> Path:

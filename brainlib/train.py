@@ -74,7 +74,7 @@ def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def automatic_precision() -> str:
-    """``"bf16-mixed"`` where bfloat16 arithmetic is done in hardware, else ``"32-true"`` (names of Lightning Fabric)."""
+    """``"bf16-mixed"`` where the hardware computes in bfloat16, else ``"32-true"`` (names of Lightning Fabric)."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
@@ -161,7 +161,9 @@ def fit(
     if checkpoint is not None and Path(checkpoint).exists():
         history, best = _load_checkpoint(Path(checkpoint), settings, model, optimizer, scheduler)
 
-    bar = tqdm(total=epochs, initial=len(history), desc=label, disable=not progress, file=sys.stdout, leave=False, ncols=88)
+    bar = tqdm(
+        total=epochs, initial=len(history), desc=label, disable=not progress, file=sys.stdout, leave=False, ncols=88
+    )
     for epoch in range(len(history), epochs):
         start = time.perf_counter()
         torch.manual_seed(_epoch_seed(seed, epoch))  # dropout
@@ -286,7 +288,8 @@ def _save_checkpoint(
         "scheduler": scheduler.state_dict() if scheduler is not None else None,
     }
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"brainlib": json.dumps(header)})
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(on_cpu, temporary, {"brainlib": json.dumps(header)})
 
 
 def _load_checkpoint(

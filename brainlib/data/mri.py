@@ -143,7 +143,7 @@ def find_root(root: str | os.PathLike[str]) -> Path:
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder. Download the Brain Tumor MRI Dataset from Kaggle "
-            "(masoudnickparvar/brain-tumor-mri-dataset) and unpack it there, or set BRAINLIB_DATA to the folder above it."
+            "(masoudnickparvar/brain-tumor-mri-dataset), unpack it there, or set BRAINLIB_DATA to the folder above it."
         )
     for depth in range(4):
         for candidate in sorted(root.glob("/".join("*" * depth))) if depth else [root]:

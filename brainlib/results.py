@@ -1,0 +1,179 @@
+"""The only reader and writer of recorded runs: ``<results>/<chapter>/<run>.json`` and the weights beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import brainlib
+from brainlib.evaluate import Interval
+from brainlib.files import DataError, atomic_path, data_root, write_text
+from brainlib.models import create_model
+
+_SOURCE_TREE = Path(__file__).parents[1] / "book" / "results"
+_INSTALLED = Path(__file__).parent / "records"
+
+
+@dataclass
+class Record:
+    """One recorded run, as its JSON file has it.
+
+    Attributes:
+        data: ``name``, ``fingerprint``, ``split`` (the protocol), and the number of items in ``train``, ``validation``
+            (0 where there was none) and ``test``.
+        settings: everything that was chosen, hyperparameters first.
+        metrics: name to value and the ends of its 95 % interval.
+        seconds: time spent training, summed over seeds.
+    """
+
+    chapter: str
+    run: str
+    model: str
+    profile: str
+    data: dict[str, Any]
+    settings: dict[str, Any]
+    seeds: list[int]
+    metrics: dict[str, Interval]
+    seconds: float
+    hardware: str = field(default_factory=lambda: hardware())
+    peak_memory_bytes: int = field(default_factory=lambda: peak_memory_bytes())
+    brainlib: str = brainlib.__version__
+    commit: str | None = field(default_factory=lambda: git_commit())
+
+    def __post_init__(self) -> None:
+        missing = {"name", "fingerprint", "split", "train", "validation", "test"} - set(self.data)
+        if missing:
+            raise DataError(f"record {self.chapter}/{self.run}: data lacks {', '.join(sorted(missing))}")
+        self.metrics = {name: Interval(*value) for name, value in self.metrics.items()}
+
+    @property
+    def name(self) -> str:
+        """``chapter/run``, by which `load_model` and the command line know it."""
+        return f"{self.chapter}/{self.run}"
+
+
+def results_root() -> Path:
+    """The folder of the records that came with the course: ``book/results`` in a source tree, else in the package."""
+    return _SOURCE_TREE if _SOURCE_TREE.is_dir() else _INSTALLED
+
+
+def _own_root() -> Path:
+    """Where new records go: into the source tree, or beside the data where brainlib is only installed."""
+    return _SOURCE_TREE if _SOURCE_TREE.is_dir() else data_root() / "results"
+
+
+def save_record(record: Record, model: nn.Module | None = None, root: Path | None = None) -> Path:
+    """Write a record, and ``model``'s weights in float16 beside it; returns the JSON file."""
+    target = (root or _own_root()) / record.chapter / f"{record.run}.json"
+    if model is not None:
+        weights = {
+            name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
+            for name, t in model.state_dict().items()
+        }
+        with atomic_path(target.with_suffix(".safetensors")) as temporary:
+            save_file(weights, temporary)
+    content = asdict(record)
+    content["metrics"] = {name: value._asdict() for name, value in record.metrics.items()}
+    write_text(target, json.dumps(content, indent=1) + "\n")
+    return target
+
+
+def load_records(chapter: str, profile: str | None = "full", root: Path | None = None) -> list[Record]:
+    """Recorded runs of a chapter, by name; your own run replaces one of the same name that came with the course.
+
+    Raises:
+        DataError: a file that is no record.
+    """
+    found: dict[str, Record] = {}
+    for folder in [root] if root else [results_root(), _own_root()]:
+        for path in sorted((folder / chapter).glob("*.json")):
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                content["metrics"] = {name: (v["value"], v["low"], v["high"]) for name, v in content["metrics"].items()}
+                record = Record(**content)
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path} is not a record of a run ({error}): delete it or make the run again"
+                ) from error
+            if profile is None or record.profile == profile:
+                found[record.run] = record
+    return [found[run] for run in sorted(found)]
+
+
+def study_results(model: str) -> dict[str, float]:
+    """What the original study reports for a model (``study.json``): measured by its authors, not by this course."""
+    reported = json.loads((results_root() / "study.json").read_text(encoding="utf-8"))
+    if model not in reported:
+        raise DataError(f"the study reports nothing for {model!r}; it reports on: {', '.join(sorted(reported))}")
+    return reported[model]
+
+
+def list_weights() -> list[str]:
+    """Names ``chapter/run`` of the recorded runs whose weights were saved."""
+    return sorted(_weights())
+
+
+def load_model(name: str) -> nn.Module:
+    """The model of a recorded run, with its weights, in evaluation mode.
+
+    Args:
+        name: ``chapter/run``, one of `list_weights`.
+
+    Raises:
+        DataError: no such weights, or a damaged file.
+    """
+    files = _weights()
+    if name not in files:
+        known = ", ".join(sorted(files)) or "none yet"
+        raise DataError(f"no recorded weights are called {name!r}; there are: {known}")
+    chapter, run = name.rsplit("/", 1)
+    record = next(r for r in load_records(chapter, profile=None) if r.run == run)
+    model = create_model(record.model, **record.settings.get("arguments", {}))
+    try:
+        model.load_state_dict(load_file(files[name]))
+    except Exception as error:  # safetensors and load_state_dict raise several kinds
+        raise DataError(f"{files[name]} does not fit {record.model} ({error}): fetch or make it again") from error
+    return model.eval()
+
+
+def _weights() -> dict[str, Path]:
+    roots = [results_root(), _own_root()]
+    return {
+        path.relative_to(root).with_suffix("").as_posix(): path
+        for root in roots
+        for path in root.glob("*/*.safetensors")
+    }
+
+
+def hardware() -> str:
+    """The device that trains here, in words: GPU name, or processor and number of cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def peak_memory_bytes() -> int:
+    """Largest memory so far: of the GPU's allocator where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024  # macOS counts bytes, Linux kilobytes
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that runs, None where there is none."""
+    if not _SOURCE_TREE.is_dir():
+        return None
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=_SOURCE_TREE, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
