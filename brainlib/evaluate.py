@@ -56,12 +56,14 @@ def predict(model: nn.Module, data: Data, batch_size: int = 256, precision: str 
     fabric = Fabric(devices=1, precision=precision)
     wrapped = fabric.setup_module(model.eval())
     probabilities, labels = [], []
-    for index in torch.arange(len(data)).split(batch_size):
-        images, targets = data.batch(index)
-        images = to_input(images.to(fabric.device), data.channels).contiguous(memory_format=torch.channels_last)
-        probabilities.append(wrapped(images).double().softmax(1).cpu())
-        labels.append(targets)
-    model.to(home).train(was_training)
+    try:
+        for index in torch.arange(len(data)).split(batch_size):
+            images, targets = data.batch(index)
+            images = to_input(images.to(fabric.device), data.channels).contiguous(memory_format=torch.channels_last)
+            probabilities.append(wrapped(images).double().softmax(1).cpu())
+            labels.append(targets)
+    finally:
+        model.to(home).train(was_training)
     return Predictions(torch.cat(probabilities).numpy(), torch.cat(labels).numpy(), np.asarray(data.groups))
 
 
@@ -82,8 +84,11 @@ def bootstrap(
     Args:
         metric: of (probabilities, labels), a single number.
         predictions: of one model, or a sequence of predictions of several seeds for the same items.
+
+    Raises:
+        DataError: no predictions, or runs that are not of the same items.
     """
-    runs = [predictions] if isinstance(predictions, Predictions) else list(predictions)
+    runs = _as_runs(predictions)
     value = float(np.mean([metric(run.probabilities, run.labels) for run in runs]))
     drawn = [
         np.mean([metric(runs[s].probabilities[items], runs[s].labels[items]) for s in seeds])
@@ -105,9 +110,11 @@ def compare(
 
     Each sample scores both on the same drawn groups (and on runs with the same drawn seeds), so that what is hard for
     both cancels. An interval that does not hold 0 says that the difference is more than the luck of the test set.
+
+    Raises:
+        DataError: no predictions, or not of the same items and number of seeds on both sides.
     """
-    a = [first] if isinstance(first, Predictions) else list(first)
-    b = [second] if isinstance(second, Predictions) else list(second)
+    a, b = _as_runs(first), _as_runs(second)
     if len(a) != len(b) or not np.array_equal(a[0].labels, b[0].labels):
         raise DataError("compare() needs predictions for the same items, with the same number of seeds, on both sides")
 
@@ -118,6 +125,17 @@ def compare(
     value = float(np.mean([difference(s, slice(None)) for s in range(len(a))]))
     drawn = [np.mean([difference(s, items) for s in seeds]) for items, seeds in _resample(a, samples, seed)]
     return _interval(value, drawn, level)
+
+
+def _as_runs(predictions: Predictions | Sequence[Predictions]) -> list[Predictions]:
+    """Predictions of one or several seeds as a list, checked to be of the same items."""
+    runs = [predictions] if isinstance(predictions, Predictions) else list(predictions)
+    if not runs or len(runs[0]) == 0:
+        raise DataError("there are no predictions to score")
+    for run in runs[1:]:
+        if not (np.array_equal(run.labels, runs[0].labels) and np.array_equal(run.groups, runs[0].groups)):
+            raise DataError("the predictions of several seeds must be for the same items in the same order")
+    return runs
 
 
 def _resample(runs: list[Predictions], samples: int, seed: int):

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
+
+if TYPE_CHECKING:
+    import torch
 
 
 class DataError(ValueError):
@@ -49,7 +54,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_temporary_prefix(target), suffix=target.suffix, dir=target.parent)
         os.close(handle)
     except OSError as error:
         raise explain(error, target) from error
@@ -67,7 +72,36 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _temporary_prefix(target: Path) -> str:
+    return f".{target.stem}-"
+
+
+def remove_leftovers(target: str | os.PathLike[str]) -> None:
+    """Remove temporary files that a killed process left beside ``target``; only for a process that alone writes it."""
+    target = Path(target)
+    name = re.compile(re.escape(_temporary_prefix(target)) + r"[a-z0-9_]{8}" + re.escape(target.suffix))
+    for path in target.parent.iterdir() if target.parent.is_dir() else ():
+        if name.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def write_text(target: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` to ``target`` atomically, as UTF-8."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_tensors(
+    target: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write contiguous tensors on the CPU to ``target`` atomically, as a safetensors file."""
+    from safetensors import SafetensorError  # here, since most users of this module write no tensors
+    from safetensors.torch import save_file
+
+    with atomic_path(target) as temporary:
+        try:
+            save_file(dict(tensors), temporary, dict(metadata) if metadata is not None else None)
+        except SafetensorError as error:
+            # safetensors gives the number of the system's error (a full disk, say) in the text alone.
+            number = re.search(r"(?:os error|code:) (\d+)", str(error))
+            raise OSError(int(number[1]) if number else None, str(error)) from error

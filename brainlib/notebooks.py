@@ -19,11 +19,12 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3
 LANGUAGE = {"name": "python"}
 # What survives cleaning. All else (times, counts, widget state, the traces of editors) changes from run to run.
 NOTEBOOK_METADATA = ("accelerator", "brainlib", "kernelspec", "language_info", "mystnb")
-CELL_METADATA = ("deletable", "editable", "mystnb", "nbgrader", "slideshow", "tags")
+# cellView (Colab) and jupyter fold a solution away in a live notebook.
+CELL_METADATA = ("cellView", "deletable", "editable", "jupyter", "mystnb", "nbgrader", "slideshow", "tags")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 SETUP_CELL = """\
-# Installs the course's library where it is missing, as in Colab. The torch and numpy that are there stay as they are.
+# Install the course's library where it is missing (in Colab). The torch and numpy that are there stay.
 import importlib.util
 import os
 import subprocess

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -79,7 +80,7 @@ def learning_curves(histories: Mapping[str, Sequence], what: Sequence[str] = ("l
     """
     figure, axes = plt.subplots(1, len(what), figsize=(4.2 * len(what), 3.2), squeeze=False)
     for ax, name in zip(axes.flat, what, strict=True):
-        for color, (label, runs) in zip(CYCLE, histories.items(), strict=False):
+        for color, (label, runs) in zip(cycle(CYCLE), histories.items(), strict=False):
             for i, history in enumerate(runs):
                 epochs = np.arange(1, len(history) + 1)
                 ax.plot(epochs, getattr(history, f"train_{name}"), "--", color=color, alpha=0.6, lw=1)

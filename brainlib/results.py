@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 import brainlib
 from brainlib.evaluate import Interval
-from brainlib.files import DataError, atomic_path, data_root, write_text
+from brainlib.files import DataError, data_root, write_tensors, write_text
 from brainlib.models import create_model
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 _SOURCE_TREE = Path(__file__).parents[1] / "book" / "results"
 _INSTALLED = Path(__file__).parent / "records"
@@ -80,8 +84,7 @@ def save_record(record: Record, model: nn.Module | None = None, root: Path | Non
             name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
             for name, t in model.state_dict().items()
         }
-        with atomic_path(target.with_suffix(".safetensors")) as temporary:
-            save_file(weights, temporary)
+        write_tensors(target.with_suffix(".safetensors"), weights)
     content = asdict(record)
     content["metrics"] = {name: value._asdict() for name, value in record.metrics.items()}
     write_text(target, json.dumps(content, indent=1) + "\n")
@@ -96,12 +99,15 @@ def load_records(chapter: str, profile: str | None = "full", root: Path | None =
     """
     found: dict[str, Record] = {}
     for folder in [root] if root else [results_root(), _own_root()]:
-        for path in sorted((folder / chapter).glob("*.json")):
+        for path in sorted((folder / chapter).glob("[!.]*.json")):  # what begins with a dot is being written
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 content["metrics"] = {name: (v["value"], v["low"], v["high"]) for name, v in content["metrics"].items()}
+                missing = {f.name for f in fields(Record)} - set(content)
+                if missing:  # the defaults describe a run on this machine, not one that was read
+                    raise KeyError(", ".join(sorted(missing)))
                 record = Record(**content)
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{path} is not a record of a run ({error}): delete it or make the run again"
                 ) from error
@@ -137,7 +143,9 @@ def load_model(name: str) -> nn.Module:
         known = ", ".join(sorted(files)) or "none yet"
         raise DataError(f"no recorded weights are called {name!r}; there are: {known}")
     chapter, run = name.rsplit("/", 1)
-    record = next(r for r in load_records(chapter, profile=None) if r.run == run)
+    record = next((r for r in load_records(chapter, profile=None) if r.run == run), None)
+    if record is None:
+        raise DataError(f"{files[name]} has no record beside it ({run}.json): fetch or make it again")
     model = create_model(record.model, **record.settings.get("arguments", {}))
     try:
         model.load_state_dict(load_file(files[name]))
@@ -151,7 +159,7 @@ def _weights() -> dict[str, Path]:
     return {
         path.relative_to(root).with_suffix("").as_posix(): path
         for root in roots
-        for path in root.glob("*/*.safetensors")
+        for path in root.glob("*/[!.]*.safetensors")
     }
 
 
@@ -164,16 +172,21 @@ def hardware() -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Largest memory so far: of the GPU's allocator where there is one, else of this process."""
+    """Largest memory so far: of the GPU's allocator where there is one, else of this process (0 on Windows)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024  # macOS counts bytes, Linux kilobytes
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree that runs, None where there is none."""
+    """Commit of the source tree that runs, None where there is none, or no git to ask."""
     if not _SOURCE_TREE.is_dir():
         return None
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=_SOURCE_TREE, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=_SOURCE_TREE, capture_output=True, text=True)
+    except OSError:
+        return None
     return answer.stdout.strip() or None

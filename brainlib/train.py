@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -26,11 +25,14 @@ from tqdm import tqdm
 
 from brainlib.data.augment import Augment, repeat_channels, to_input
 from brainlib.data.splits import check_split
-from brainlib.files import DataError, atomic_path
+from brainlib.files import DataError, remove_leftovers, write_tensors
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on stderr, at every fit
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+ADVICE = "delete it to start anew, or choose another checkpoint file"
 
 
 class Data(Protocol):
@@ -158,8 +160,11 @@ def fit(
     wrapped, fast_optimizer = fabric.setup(model, optimizer)
     history = History()
     best = _copy_weights(model)
+    if checkpoint is not None:
+        remove_leftovers(checkpoint)
     if checkpoint is not None and Path(checkpoint).exists():
         history, best = _load_checkpoint(Path(checkpoint), settings, model, optimizer, scheduler)
+        best = _check_history(Path(checkpoint), history, best, model, epochs, keep)
 
     bar = tqdm(
         total=epochs, initial=len(history), desc=label, disable=not progress, file=sys.stdout, leave=False, ncols=88
@@ -188,6 +193,7 @@ def fit(
             scheduler.step()
         train_loss, train_score = (total / len(train)).tolist()
         if not math.isfinite(train_loss):
+            bar.close()
             raise FloatingPointError(f"the loss became {train_loss} in epoch {epoch + 1}: try a lower learning rate")
         history.train_loss.append(train_loss)
         history.train_score.append(train_score)
@@ -195,7 +201,8 @@ def fit(
             validation_loss, validation_score = _validate(wrapped, validation, loss, score, batch_size, fabric.device)
             history.validation_loss.append(validation_loss)
             history.validation_score.append(validation_score)
-        if keep == "last" or validation is None or validation_score > max(history.validation_score[:-1], default=-1):
+        earlier = max(history.validation_score[:-1], default=-math.inf)
+        if keep == "last" or validation is None or validation_score > earlier:
             history.best_epoch = epoch
             best = _copy_weights(model)
         history.seconds.append(time.perf_counter() - start)
@@ -287,34 +294,70 @@ def _save_checkpoint(
         "optimizer": plain,
         "scheduler": scheduler.state_dict() if scheduler is not None else None,
     }
-    with atomic_path(path) as temporary:
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(on_cpu, temporary, {"brainlib": json.dumps(header)})
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_tensors(path, on_cpu, {"brainlib": json.dumps(header)})
 
 
 def _load_checkpoint(
     path: Path, settings: dict[str, Any], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
 ) -> tuple[History, dict[str, torch.Tensor]]:
-    advice = "delete it to start anew, or choose another checkpoint file"
     try:
         with safe_open(path, "pt") as stored:
             header = json.loads((stored.metadata() or {})["brainlib"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise DataError(f"{path} is not a checkpoint of brainlib, or it is damaged ({error}): {advice}") from error
-    different = [k for k in settings if header["settings"].get(k) != settings[k]]
+            # Copies: a tensor that is a view of the file would stand in the way of replacing it.
+            tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}
+        history = History(**header["history"])
+        found = {**header["settings"], **_chosen(header["scheduler"])}
+        state: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in header["optimizer"].items()}
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise DataError(f"{path} is not a checkpoint of brainlib, or it is damaged ({error}): {ADVICE}") from error
+    schedule = scheduler.state_dict() if scheduler is not None else None
+    wanted = {**settings, **_chosen(schedule)}
+    different = [k for k in wanted if found.get(k) != wanted[k]]
     if different:
-        found = ", ".join(f"{k} was {header['settings'].get(k)}, now {settings[k]}" for k in different)
-        raise DataError(f"{path} belongs to another run ({found}): {advice}")
-    model.load_state_dict(_part(tensors, "model/"))
-    state: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in header["optimizer"].items()}
+        changes = ", ".join(f"{k} was {found.get(k)}, now {wanted[k]}" for k in different)
+        raise DataError(f"{path} belongs to another run ({changes}): {ADVICE}")
+    try:
+        model.load_state_dict(_part(tensors, "model/"))
+    except RuntimeError as error:
+        raise DataError(f"{path} belongs to a model with other layers ({error}): {ADVICE}") from error
     for name, tensor in _part(tensors, "optimizer/").items():
         parameter, key = name.split("/", 1)
         state.setdefault(int(parameter), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": header["param_groups"]})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                # A fused optimizer on the CPU takes for granted that moments lie in memory as their weights do.
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     if scheduler is not None:
-        scheduler.load_state_dict(header["scheduler"])
-    return History(**header["history"]), _part(tensors, "best/")
+        # What was chosen stays as it was made: JSON has turned tuples into lists, and numbered keys into text.
+        scheduler.load_state_dict(header["scheduler"] | {k: schedule[k] for k in schedule if not _moves(k)})
+    return history, _part(tensors, "best/")
+
+
+def _moves(name: str) -> bool:
+    """Whether an entry of a scheduler's state changes as it steps; the others are its settings."""
+    return name.startswith("_") or name in ("last_epoch", "T_cur", "T_i")
+
+
+def _chosen(schedule: dict[str, Any] | None) -> dict[str, Any]:
+    """A scheduler's settings as a checkpoint has them, under names for a message."""
+    return {f"scheduler's {k}": v for k, v in json.loads(json.dumps(schedule or {})).items() if not _moves(k)}
+
+
+def _check_history(
+    path: Path, history: History, best: dict[str, torch.Tensor], model: nn.Module, epochs: int, keep: str
+) -> dict[str, torch.Tensor]:
+    """Refuse a checkpoint with too many epochs or the wrong best one; the weights to keep, changed with ``keep``."""
+    if len(history) > epochs:
+        raise DataError(f"{path} holds {len(history)} epochs, more than the {epochs} asked for: {ADVICE}")
+    if keep == "last" or not history.validation_score:
+        history.best_epoch = len(history) - 1
+        return _copy_weights(model)
+    if history.best_epoch != history.validation_score.index(max(history.validation_score)):
+        raise DataError(f"{path} kept the last epoch, and the best one is gone (keep='best' was asked for): {ADVICE}")
+    return best
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -16,6 +16,8 @@ import gzip
 import hashlib
 import os
 import sys
+import zipfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -116,16 +118,14 @@ def load_mri(
     root = find_root(data_root() / "brain-tumor-mri" if root is None else root)
     files = list_files(root)
     cache = data_root() / "cache" / f"mri-{_cache_key(root, files, size)}.npz"
-    if cache.exists():
-        with np.load(cache) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    else:
+    arrays = _read_cache(cache)
+    if arrays is None:
         arrays = _decode(root, files, size, progress)
         with atomic_path(cache) as temporary:
             np.savez(temporary, **arrays)
     paths = np.array([path.relative_to(root).as_posix() for path in files])
     dataset = MRIDataset(
-        name=root.name if root.parent.name != "phantom" else "phantom",
+        name="phantom" if (root.parent / "phantom.json").exists() else "brain-tumor-mri",
         images=arrays["images"],
         labels=np.array([CLASSES.index(path.parent.name) for path in files]),
         groups=slice_groups(root, paths, arrays["hashes"]),
@@ -269,10 +269,22 @@ def _decode(root: Path, files: list[Path], size: int, progress: bool) -> dict[st
     return {"images": images, "sizes": sizes, "hashes": np.array(hashes)}
 
 
+def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache file, None where there is none or it is damaged: it is then made again."""
+    try:
+        with np.load(path) as stored:
+            return {name: stored[name] for name in ("images", "sizes", "hashes")}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
 def _cache_key(root: Path, files: list[Path], size: int) -> str:
     """A hash of everything that the cached array depends on: names, lengths and times of the files, and the size."""
     digest = hashlib.sha256(repr((CACHE_VERSION, CROPPED, size, str(root))).encode())
     for path in files:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:  # a link that leads nowhere
+            raise DataError(f"{path} cannot be read ({error.strerror}): download or delete it") from error
         digest.update(f"{path.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:20]

@@ -6,24 +6,43 @@ Points are float32 arrays of shape (3, N): world coordinates in mm, x to the rig
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+import torch
+from scipy.ndimage import gaussian_filter
+
+
+def linear(volume: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Read volumes between their voxels: (C, X, Y, Z) at voxel positions (3, N) gives (C, N), the edge continued outside.
+
+    PyTorch's sampler reads all channels at once, two to three times faster than SciPy's.
+    """
+    last = np.array(volume.shape[1:], np.float32)[:, None] - 1
+    grid = np.ascontiguousarray((index * (2 / last) - 1)[::-1].T, dtype=np.float32)  # it wants (z, y, x) in [-1, 1]
+    with torch.inference_mode():
+        found = torch.nn.functional.grid_sample(
+            torch.from_numpy(volume)[None], torch.from_numpy(grid)[None, None, None], padding_mode="border", align_corners=True
+        )
+    return found[0, :, 0, 0].numpy()
 
 
 class SmoothField:
-    """A random field of zero mean and unit variance that varies over about ``length`` mm; periodic over ``n/2`` lengths.
+    """Random fields of zero mean and unit variance that vary over about ``length`` mm; periodic over ``n / 2`` lengths.
 
     A lattice of white noise, smoothed, and read between its nodes by linear interpolation: as smooth as a cubic zoom
     at a fraction of its cost, and defined at any point.
     """
 
-    def __init__(self, rng: np.random.Generator, length: float, n: int = 32):
-        lattice = gaussian_filter(rng.standard_normal((n, n, n), dtype=np.float32), 1.3, mode="wrap")
-        self.lattice = (lattice - lattice.mean()) / lattice.std()
-        self.spacing = np.float32(length / 2)
+    def __init__(self, rng: np.random.Generator, length: float, n: int = 32, channels: int = 1):
+        white = rng.standard_normal((channels, n, n, n), dtype=np.float32)
+        lattice = gaussian_filter(white, (0, 1.3, 1.3, 1.3), mode="wrap")
+        lattice = (lattice - lattice.mean()) / lattice.std()
+        self.lattice = np.pad(lattice, ((0, 0), (0, 1), (0, 1), (0, 1)), mode="wrap")
+        self.n, self.spacing = n, np.float32(length / 2)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Values at points (3, N), float32 (N,)."""
-        return map_coordinates(self.lattice, points / self.spacing, order=1, mode="grid-wrap", prefilter=False)
+        """Values at points (3, N): float32 (N,), or (channels, N) with more than one channel."""
+        index = points / self.spacing
+        values = linear(self.lattice, index - self.n * np.floor(index / self.n))
+        return values[0] if len(values) == 1 else values
 
 
 def soft(distance: np.ndarray, width: float = 1.2) -> np.ndarray:

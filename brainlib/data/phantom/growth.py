@@ -65,11 +65,11 @@ def grow(
     u = np.where(diffusivity > 0, start, 0).astype(np.float32)
     dt = time_step(float(diffusivity.max()), rho, spacing)
     limit = volume * 1000 / spacing**u.ndim
-    elapsed, filled = 0.0, -1
-    while elapsed < days and (count := np.count_nonzero(u > visible)) < limit:
-        if count == filled and u.min(where=u > visible, initial=1) > 0.999:
-            break  # the tumor fills all that it can reach
-        filled = count
-        u = step(u, faces, rho, spacing, min(dt, days - elapsed))
-        elapsed += min(dt, days - elapsed)
+    elapsed = 0.0
+    while elapsed < days and np.count_nonzero(u > visible) < limit:
+        days_now = min(dt, days - elapsed)
+        before, u = u, step(u, faces, rho, spacing, days_now)
+        elapsed += days_now
+        if np.abs(u - before).max() < 1e-7:
+            break  # it fills all that it can reach, or died out
     return u, elapsed

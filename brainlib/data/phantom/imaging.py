@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .anatomy import Head, Layers, template
+from .anatomy import Head, Layers, Place
 from .fields import SmoothField
 from .signal import SEQUENCES, TISSUES, relative_signals, rician
 from .tumors import Tumor
@@ -77,18 +77,16 @@ class Scan:
         self.shade = SmoothField(rng, site.shading_mm, 16)
         uptake = dict(tumor.uptake) if tumor else {}
         for name in ("pituitary gland", "blood", "mucosa"):
-            uptake[name] = TISSUES[name].gadolinium * rng.uniform(0.5, 1.1)
+            uptake[name] = TISSUES[name].gadolinium * rng.uniform(0.3, 1.0)
         tables = [relative_signals(SEQUENCES[name], uptake) for name in sequences]
         self.signals = {tissue: np.array([table[tissue] for table in tables]) for tissue in TISSUES}
         self.noise = site.noise
 
-    def tissues(self, points: np.ndarray, *, head: bool = True) -> tuple[Layers, Layers]:
-        """Layers of the whole picture at points (3, N), and those of the tumor alone (empty without one)."""
-        origin = self.tumor.origin(points, self.head) if self.tumor else points
+    def tissues(self, place: Place, *, head: bool = True) -> tuple[Layers, Layers]:
+        """Layers of the whole picture, and those of the tumor alone (empty without one)."""
         gland = self.tumor is None or "adenoma" not in self.tumor.uptake
-        layers = self.head.layers(self.head.to_atlas(origin), head=head, gland=gland)
-        lesion = self.tumor.layers(points, origin, self.head) if self.tumor else []
-        return layers + lesion, lesion
+        lesion = self.tumor.layers(place) if self.tumor else []
+        return self.head.layers(place, head=head, gland=gland) + lesion, lesion
 
     def picture(self, layers: Layers, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Signals (K, N), white matter about 1, with texture (5 %), coil shading and Rician noise."""
@@ -102,8 +100,9 @@ class Scan:
     ) -> tuple[np.ndarray, np.ndarray]:
         """One slice with the head around the brain: picture (K, size, size), and coverage (size, size) of the tumor."""
         points = slice_points(plane, position, size, field, shift)
-        near = template().read("skin", self.head.to_atlas(points)) < 2  # the rest is air
-        layers, lesion = self.tissues(points[:, near])
+        place = self.head.place(points, self.tumor)
+        near = place.skin < 2  # the rest is air
+        layers, lesion = self.tissues(place.at(near))
         full = [(name, _spread(cover, near)) for name, cover in layers]
         picture = self.picture(full, points, rng).reshape(-1, size, size)
         core = _spread(self.tumor.core(lesion), near) if lesion else np.zeros(near.shape, np.float32)

@@ -28,13 +28,13 @@ class PhantomSettings:
     leaked_patients: int = 10
     leaked_slices: int = 2
     size_px: tuple[int, int] = (160, 256)  # side of a square JPEG, drawn per patient
-    field_mm: tuple[float, float] = (225.0, 285.0)  # field of view, drawn per patient: sets the black margin
+    field_mm: tuple[float, float] = (245.0, 290.0)  # field of view, drawn per patient: sets the black margin
     sites: int = 5
     volumes: int = 24
     low_grade: int = 5  # how many of the segmentation patients carry a low-grade glioma
     slice_start: int = 39
     slice_stop: int = 116
-    slice_step: int = 2
+    slice_step: int = 1
 
     def __post_init__(self) -> None:
         if self.test_patients + self.leaked_patients >= self.patients_per_class:

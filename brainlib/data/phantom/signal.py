@@ -47,7 +47,7 @@ TISSUES = {
     "air": Tissue(1000, 10, 0.0, 0.0),
     "muscle": Tissue(1150, 35, 0.70, 0.06),
     "marrow": Tissue(600, 50, 0.45, 0.0),
-    "mucosa": Tissue(1300, 80, 0.80, 0.30),
+    "mucosa": Tissue(1300, 80, 0.80, 0.15),
     "blood": Tissue(1700, 25, 0.75, 0.90),  # short T2: stands in for the flow void of spin echoes
 }
 

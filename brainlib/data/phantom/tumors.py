@@ -4,21 +4,24 @@ A glioma grows out of the brain (Fisher-Kolmogorov), a meningioma pushes in from
 sella. That a tumor displaces its surroundings and is drawn from a growth model follows TumorSim (Prastawa et al., Medical
 Image Analysis 13:297, 2009); sizes and uptakes are design choices.
 
-All three share one interface: ``origin(points)`` gives the position from which the tissue at a point was pushed, and
-``layers(points, ...)`` the tissues to paint over the head. Points are (3, N) mm in patient space.
+All three share one interface: ``origin`` gives the position from which the tissue at a point was pushed, and ``layers`` the
+tissues to paint over the head. Points are (3, N) mm in patient space.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from .anatomy import SELLA, Head, Layers, template
-from .fields import SmoothField, ellipsoid, soft
+from .anatomy import SELLA, Head, Layers, Place, template
+from .fields import SmoothField, ellipsoid, linear, rotation, soft
 from .growth import grow
 
 #: Values of the label map, as BraTS numbers them.
 NCR, ED, ET = 1, 2, 4
+LABELS = {"NCR": NCR, "ED": ED, "ET": ET}
+#: Gadolinium in an enhancing tumor, mM: one law for all three kinds, or brightness would give the diagnosis away.
+UPTAKE = (0.15, 0.8)
 
 _BOX_MM, _STEP = 96, 2.0  # the growth grid: a cube around the seed
 
@@ -31,18 +34,17 @@ class Tumor:
     push: float = 0.0  # share of the distance to the center by which tissue next to the center has moved
     uptake: dict[str, float]  # gadolinium in mM, by tissue
 
-    def origin(self, points: np.ndarray, head: Head) -> np.ndarray:
-        """Where the tissue that now lies at ``points`` came from: nearer to the center. Skull and skin do not move."""
-        if not self.push:
-            return points
-        offset = points - self.center[:, None]
-        radius2 = (offset**2).sum(0)
-        depth = np.clip(-template().read("brain", head.to_atlas(points)) / 10, 0, 1)
-        pull = self.push * np.exp(-radius2 / np.float32(2 * (0.75 * self.reach) ** 2)) * depth
-        return (points - offset * pull).astype(np.float32)
+    def origin(self, points: np.ndarray, brain: np.ndarray) -> np.ndarray:
+        """Where the tissue that now lies at ``points`` came from: nearer to the center.
 
-    def layers(self, points: np.ndarray, origin: np.ndarray, head: Head) -> Layers:
-        """Tissue layers at ``points``; ``origin`` is what :meth:`origin` returned for them."""
+        ``brain`` is the signed distance of the points to the brain's surface: skull and skin do not move.
+        """
+        offset = points - self.center[:, None]
+        pull = self.push * np.exp(-(offset**2).sum(0) / np.float32(2 * (0.75 * self.reach) ** 2))
+        return (points - offset * (pull * np.clip(-brain / 10, 0, 1))).astype(np.float32)
+
+    def layers(self, place: Place) -> Layers:
+        """Tissue layers of the tumor, to be painted over the head's."""
         raise NotImplementedError
 
     def core(self, layers: Layers) -> np.ndarray:
@@ -73,27 +75,28 @@ class Glioma(Tumor):
         axis = np.arange(-_BOX_MM / 2, _BOX_MM / 2, _STEP, dtype=np.float32)
         grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"))
         points = grid.reshape(3, -1) + self.center[:, None]
-        atlas = head.to_atlas(points)
-        gray, white = (part.reshape(grid.shape[1:]) for part in head.matter(atlas))
-        inside = (template().read("brain", atlas) < 0).reshape(grid.shape[1:]) & (gray + white > 0.5)
+        place = head.place(points)
+        gray, white, brain = (part.reshape(grid.shape[1:]) for part in (place.gray, place.white, place.brain))
+        inside = (brain < 0) & (gray + white > 0.5)
         d_white, rho = rng.uniform(0.1, 0.5), rng.uniform(0.015, 0.05)
         diffusivity = np.where(inside, d_white * (0.1 + 0.9 * white), 0).astype(np.float32)
         start = np.exp(-(grid**2).sum(0) / np.float32(2 * 3.0**2))
         self.volume_ml = rng.uniform(*volume)
         u, self.days = grow(diffusivity, rho, start, spacing=_STEP, volume=self.volume_ml)
         # Smooth noise on u makes the outline of core and edema irregular.
-        u = u * np.exp(np.float32(0.22) * SmoothField(rng, 14)(points).reshape(u.shape))
-        self.u = gaussian_filter(u, 0.6)
-        core = self.u > 0.6
-        depth = distance_transform_edt(core) - distance_transform_edt(~core)
-        self.depth = gaussian_filter(depth.astype(np.float32), 0.7) * np.float32(_STEP)
+        u = u * np.exp(np.float32(0.35) * SmoothField(rng, 13)(points).reshape(u.shape))
+        u = gaussian_filter(u, 0.6)
+        # A diffuse tumor (large D, small rho) may nowhere reach 0.6: its densest fifth is then the core.
+        core = u > min(0.6, np.quantile(u[u > 0.16], 0.8))
+        depth = (distance_transform_edt(core) - distance_transform_edt(~core)) * _STEP
+        self.maps = np.stack([u, gaussian_filter(depth.astype(np.float32), 0.7)])  # and mm below the core's surface
         self.edge = rng.uniform(0.08, 0.2)
         self.rim_mm, self.rim = rng.uniform(3, 7), SmoothField(rng, 16)
-        self.patch, self.patchy = SmoothField(rng, 10), rng.uniform(0.6, 1.6)
-        visible = np.linalg.norm(grid[:, self.u > self.edge], axis=0)
+        self.patch, self.patchy = SmoothField(rng, 10), rng.uniform(1.0, 2.4)
+        visible = np.linalg.norm(grid[:, u > self.edge], axis=0)
         self.reach = float(visible.max()) if visible.size else 6.0
         self.push = rng.uniform(0.1, 0.3)
-        self.uptake = {"enhancing tumor": rng.uniform(0.3, 1.0)}
+        self.uptake = {"enhancing tumor": rng.uniform(*UPTAKE)}
 
     @staticmethod
     def _seed(head: Head, rng: np.random.Generator) -> np.ndarray:
@@ -102,20 +105,16 @@ class Glioma(Tumor):
         while True:
             atlas = rng.uniform(low, high, (3, 64)).astype(np.float32)
             atlas = atlas[:, (atlas[1] > -45) | (atlas[2] > 0)]  # stay above the tentorium
-            white = (head.matter(atlas)[1] > 0.6) & (template().read("brain", atlas) < -9)
+            white = (head.matter(atlas)[1] > 0.6) & (template().distances(atlas)[0] < -9)
             if white.any():
                 return head.from_atlas(atlas[:, white][:, :1])[:, 0]
 
-    def _read(self, volume: np.ndarray, origin: np.ndarray, outside: float) -> np.ndarray:
+    def layers(self, place: Place) -> Layers:
+        origin, white = place.origin, place.white
+        matter = np.clip(1.6 * (place.gray + white), 0, 1) * soft(template().distances(place.atlas)[0] + 0.6)
         index = (origin - self.center[:, None] + _BOX_MM / 2) / np.float32(_STEP)
-        return map_coordinates(volume, index, order=1, mode="constant", cval=outside, prefilter=False)
-
-    def layers(self, points: np.ndarray, origin: np.ndarray, head: Head) -> Layers:
-        atlas = head.to_atlas(origin)
-        gray, white = head.matter(atlas)
-        matter = np.clip(1.6 * (gray + white), 0, 1) * soft(template().read("brain", atlas) + 0.6)
-        u, depth = self._read(self.u, origin, 0), self._read(self.depth, origin, -99)
-        edema = soft((self.edge - u) * 20, 1.0) * np.clip(0.15 + 1.1 * white, 0, 1) * matter
+        u, depth = linear(self.maps, index)
+        edema = soft((self.edge - u) * 9, 1.0) * np.clip(0.15 + 1.1 * white, 0, 1) * matter
         core = soft(-depth, 1.5) * np.clip(2 * matter, 0, 1)
         rim = self.rim_mm * np.exp(0.35 * self.rim(origin))
         inner = soft(rim - depth, 1.5) * core
@@ -132,6 +131,14 @@ class Glioma(Tumor):
             label[cover > 0.5] = values[name]
         return label
 
+    def volumes(self, head: Head) -> dict[str, float]:
+        """True volumes in ml of the necrotic core, the edema, the enhancing tumor and the tumor core, on a 2 mm grid."""
+        axis = np.arange(-_BOX_MM / 2, _BOX_MM / 2, _STEP, dtype=np.float32)
+        points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij")).reshape(3, -1) + self.center[:, None]
+        label = self.labels(self.layers(head.place(points, self)))
+        ml = {name: float((label == value).sum() * _STEP**3 / 1000) for name, value in LABELS.items()}
+        return {"necrosis_ml": ml["NCR"], "edema_ml": ml["ED"], "enhancing_ml": ml["ET"], "core_ml": ml["NCR"] + ml["ET"]}
+
 
 class Meningioma(Tumor):
     """A tumor of the dura: broad base on the skull, sharp edge, a cleft of CSF against the brain, even enhancement.
@@ -147,11 +154,13 @@ class Meningioma(Tumor):
         surface = self._surface(rng)
         inward = self._inward(surface)
         self.center = head.from_atlas((surface + 0.6 * self.radius * inward)[:, None].astype(np.float32))[:, 0]
+        turn = rotation(rng.uniform(0, np.pi, 3))  # an ellipsoid, its axes anywhere
+        self.shape = (turn / rng.uniform(0.8, 1.25, 3)).astype(np.float32)
         self.rough = SmoothField(rng, 12)
         self.edema_mm = rng.uniform(2, 10) if rng.random() < 0.5 else 0.0
         self.reach = self.radius * 1.25 + 2
         self.push = rng.uniform(0.15, 0.35)
-        self.uptake = {"meningioma": rng.uniform(0.35, 1.0)}
+        self.uptake = {"meningioma": rng.uniform(*UPTAKE)}
 
     @staticmethod
     def _surface(rng: np.random.Generator) -> np.ndarray:
@@ -164,7 +173,7 @@ class Meningioma(Tumor):
         )[kind]
         while True:
             points = rng.uniform(low, high, (256, 3)).astype(np.float32).T
-            near = np.abs(template().read("brain", points)) < 1.5
+            near = np.abs(template().distances(points)[0]) < 1.5
             if near.any():
                 return points[:, near][:, 0]
 
@@ -172,21 +181,19 @@ class Meningioma(Tumor):
     def _inward(point: np.ndarray) -> np.ndarray:
         """Unit vector from the surface into the brain: against the gradient of the distance."""
         probe = np.repeat(point[:, None], 6, 1) + np.repeat(np.eye(3), 2, 1) * np.tile([4.0, -4.0], 3)
-        value = template().read("brain", probe.astype(np.float32))
+        value = template().distances(probe.astype(np.float32))[0]
         gradient = value[0::2] - value[1::2]
         return -gradient / (np.linalg.norm(gradient) + 1e-6)
 
-    def layers(self, points: np.ndarray, origin: np.ndarray, head: Head) -> Layers:
-        still = head.to_atlas(points)
-        brain = template().read("brain", still)
-        white = head.matter(head.to_atlas(origin))[1]
-        offset = points - self.center[:, None]
-        ball = np.sqrt((offset**2).sum(0)) - self.radius * (1 + 0.08 * self.rough(points))
+    def layers(self, place: Place) -> Layers:
+        brain, rough = place.brain, self.rough(place.points)
+        offset = self.shape @ (place.points - self.center[:, None])
+        ball = np.sqrt((offset**2).sum(0)) - self.radius * (1 + 0.08 * rough)
         inside = soft(brain - 2.5)
         layers: Layers = []
         if self.edema_mm:
-            layers.append(("edema", soft(ball - self.edema_mm * (1 + 0.5 * self.rough(origin)), 3) * white * soft(brain)))
-        layers.append(("csf", soft(ball - 1.6) * inside))
+            layers.append(("edema", soft(ball - self.edema_mm * (1 + 0.5 * rough), 3) * place.white * soft(brain)))
+        layers.append(("csf", soft(ball - 1.6) * inside * np.clip(0.6 + 0.4 * rough, 0, 1)))
         tail = soft(ball - 12) * soft(np.abs(brain - 1.8) - 1.1)
         layers += [("meningioma", 0.8 * tail), ("meningioma", soft(ball) * inside)]
         return layers
@@ -207,21 +214,24 @@ class Adenoma(Tumor):
     def __init__(self, head: Head, rng: np.random.Generator, scale: tuple[float, float] = (0.7, 1.5)):
         factor = rng.uniform(*scale)
         self.radii = np.array([9, 8, 10]) * factor * rng.uniform(0.88, 1.12, 3)
-        rise = max(0.0, self.radii[2] - 7) * 0.75
-        seat = SELLA + (rng.normal(0, 1.5), rng.normal(0, 1), rise)
-        self.center = head.from_atlas(seat[:, None].astype(np.float32))[:, 0]
-        self.rough = SmoothField(rng, 11)
+        seat = SELLA + (rng.normal(0, 1.5), rng.normal(0, 1), 0)
+        # A small one fills the sella; a larger one also rises through its roof, as a second, wider lobe.
+        rise = max(0.0, self.radii[2] - 8) * 1.4
+        centers = np.stack([seat, seat + (rng.normal(0, 1.5), 0, rise)], 1).astype(np.float32)
+        self.seat, self.center = head.from_atlas(centers).T
+        self.rough = SmoothField(rng, 9)
         self.cyst = None
         if rng.random() < 0.35:
             self.cyst = (self.center + rng.uniform(-0.3, 0.3, 3) * self.radii, self.radii * rng.uniform(0.35, 0.6))
-        self.reach = float(self.radii.max()) * 1.2 + 1
+        self.reach = float(self.radii.max()) * 1.2 + 1 + rise
         self.push = 0.2
-        self.uptake = {"adenoma": rng.uniform(0.3, 0.9)}
+        self.uptake = {"adenoma": rng.uniform(*UPTAKE)}
 
-    def layers(self, points: np.ndarray, origin: np.ndarray, head: Head) -> Layers:
-        bumpy = 0.9 * self.rough(points)
-        body = ellipsoid(points, self.center, self.radii) + bumpy
+    def layers(self, place: Place) -> Layers:
+        bumpy = 1.1 * self.rough(place.points)
+        low = ellipsoid(place.points, self.seat, np.minimum(self.radii, (9, 8, 7)))
+        body = np.minimum(low, ellipsoid(place.points, self.center, self.radii)) + bumpy
         layers: Layers = [("csf", 0.8 * soft(body - 1)), ("adenoma", soft(body))]
         if self.cyst:
-            layers.append(("necrosis", soft(ellipsoid(points, *self.cyst) + 0.5 * bumpy)))
+            layers.append(("necrosis", soft(np.maximum(ellipsoid(place.points, *self.cyst) + bumpy, body + 1.5))))
         return layers

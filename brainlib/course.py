@@ -1,0 +1,256 @@
+"""The ``brainlib`` command: run chapters, make data, check, measure.
+
+Exit codes: 0 done, 1 something that the user can mend (the message says how), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import brainlib
+from brainlib.files import DataError, data_root
+
+PHANTOM_NEXT = "make it with 'brainlib data phantom'"
+MRI_NEXT = "download masoudnickparvar/brain-tumor-mri-dataset from Kaggle and unpack it there"
+BRATS_NEXT = "download awsaf49/brats2020-training-data from Kaggle and unpack it there"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.action(options)
+    except DataError as error:
+        print(f"brainlib: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in {"papermill", "nbformat", "nbclient", "yaml", "ipykernel"}:
+            raise
+        print(
+            f"brainlib: {error.name} is missing: 'pip install -r requirements.txt' in the folder of the course "
+            "installs what runs its chapters",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print("\nbrainlib: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as in 'brainlib check | head'
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the ``brainlib`` command; each subcommand sets ``action``, a function of the parsed options."""
+    parser = argparse.ArgumentParser(
+        prog="brainlib",
+        description="Commands of the course 'Deep Learning for Brain MRI'. "
+        "For teaching and research, not a medical device.",
+        epilog="Data, checkpoints and full runs lie under $BRAINLIB_DATA, else under the user's cache folder.",
+    )
+    parser.add_argument("--version", action="version", version=f"brainlib {brainlib.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="execute chapters",
+        description="Execute chapters from top to bottom, in the order of the book. A chapter whose code, library and "
+        "results have not changed since it was executed is skipped. A plain demo run replaces the outputs in "
+        "chapters/; any other run is kept under runs/ in the data folder.",
+    )
+    run.add_argument("chapters", nargs="*", metavar="CHAPTER", help="such as 05 or 05_custom_cnn (default: all)")
+    run.add_argument("--profile", choices=("demo", "full"), help="demo: the phantom (default); full: the real data")
+    run.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter of the chapter"
+    )
+    run.add_argument("--output", type=Path, metavar="DIR", help="write the executed notebooks to this folder")
+    which = run.add_mutually_exclusive_group()
+    which.add_argument("--force", action="store_true", help="execute fresh chapters too")
+    which.add_argument(
+        "--here", action="store_true", help="execute all chapters that this machine has not executed yet"
+    )
+    which.add_argument("--check", action="store_true", help="execute nothing; say what would be, exit 1 if anything")
+    run.set_defaults(action=run_command)
+
+    check = commands.add_parser(
+        "check",
+        help="check the committed chapters",
+        description="Check the chapters as they are on disk: fresh outputs, figures with alt text and captions, no "
+        "warnings, paths or typed-in numbers, exercises with solutions and checks.",
+    )
+    check.add_argument("chapters", nargs="*", metavar="CHAPTER", help="such as 05 or 05_custom_cnn (default: all)")
+    check.set_defaults(action=check_command)
+
+    data = commands.add_parser("data", help="make or look at data", description="Make or look at data.")
+    kinds = data.add_subparsers(required=True, metavar="WHAT")
+    phantom = kinds.add_parser(
+        "phantom", help="make the phantom", description="Make the artificial patients that the demo profile uses."
+    )
+    phantom.add_argument(
+        "--root", type=Path, metavar="DIR", help="folder for it (default: phantom/ in the data folder)"
+    )
+    phantom.add_argument("--seed", type=int, default=0, help="another seed makes other patients (default: 0)")
+    phantom.add_argument("--workers", type=int, metavar="N", help="processes to use (default: one for each core)")
+    phantom.set_defaults(action=phantom_command)
+    look = kinds.add_parser(
+        "check", help="say which data are there", description="Say which data are there and how to get the others."
+    )
+    look.set_defaults(action=data_command)
+
+    weights = commands.add_parser(
+        "weights",
+        help="list trained models",
+        description="List the recorded models. Load one with brainlib.results.load_model(NAME).",
+    )
+    weights.set_defaults(action=weights_command)
+
+    bench = commands.add_parser("bench", help="measure speed", description="Run the scripts in benchmarks/.")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="scripts to run (default: all)")
+    bench.set_defaults(action=bench_command)
+    return parser
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """``brainlib run``"""
+    from brainlib import execute, notebooks
+
+    root = notebooks.course_root()
+    paths = notebooks.find_chapters(root, options.chapters)
+    settings = read_settings(options)
+    if options.check:
+        stale = 0
+        for path in paths:
+            execute.check_parameters(path.stem, notebooks.read(path), settings)
+            reasons = execute.stale_reasons(root, path, settings)
+            stale += bool(reasons)
+            print(f"{path.stem}: {'; '.join(reasons) or 'fresh'}")
+        return int(stale > 0)
+    return int(execute.run_chapters(root, paths, settings) > 0)
+
+
+def read_settings(options: argparse.Namespace) -> Any:
+    """The settings of a run from parsed options; ``-p profile full`` is the same as ``--profile full``."""
+    from brainlib.execute import PROFILES, Settings
+
+    parameters = {name: parse_value(value) for name, value in options.p}
+    profile = parameters.pop("profile", options.profile or "demo")
+    if profile not in PROFILES:
+        raise DataError(f"profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    if options.profile not in (None, profile):
+        raise DataError(f"--profile {options.profile} and -p profile {profile} contradict each other")
+    output = options.output.resolve() if options.output else None
+    return Settings(profile, parameters, output, options.force, options.here)
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal where ``text`` is one (``3``, ``0.1``, ``True``, ``[1, 2]``), else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def check_command(options: argparse.Namespace) -> int:
+    """``brainlib check``"""
+    from brainlib import checks, notebooks
+
+    root = notebooks.course_root()
+    paths = notebooks.find_chapters(root, options.chapters)
+    problems = checks.check_chapters(root, paths)
+    for problem in problems:
+        print(problem)
+    print(f"{len(paths)} chapters checked, {len(problems) or 'no'} problems")
+    return int(bool(problems))
+
+
+def phantom_command(options: argparse.Namespace) -> int:
+    """``brainlib data phantom``"""
+    from brainlib.data.phantom import make_phantom
+
+    print(f"the phantom is in {make_phantom(options.root, options.seed, workers=options.workers)}")
+    return 0
+
+
+def data_command(options: argparse.Namespace) -> int:
+    """``brainlib data check``: exit 1 when something that is there is incomplete; what is not there is only named."""
+    root = data_root()
+    print(f"data folder: {root} ({'from BRAINLIB_DATA' if os.environ.get('BRAINLIB_DATA') else 'the default'})")
+    wrong = 0
+    sets = (
+        ("phantom, single slices", root / "phantom" / "brain-tumor-mri", count_slices, PHANTOM_NEXT),
+        ("phantom, volumes", root / "phantom" / "brats2020", count_volumes, PHANTOM_NEXT),
+        ("brain-tumor-mri", root / "brain-tumor-mri", count_slices, MRI_NEXT),
+        ("brats2020", root / "brats2020", count_volumes, BRATS_NEXT),
+    )
+    for name, folder, count, following in sets:
+        try:
+            found = count(folder) if folder.is_dir() else f"not found at {folder}; {following}"
+        except DataError as error:
+            wrong, found = wrong + 1, f"incomplete: {error}"
+        print(f"{name}: {found}")
+    return int(wrong > 0)
+
+
+def count_slices(folder: Path) -> str:
+    """How many images of single slices lie under ``folder``, in words."""
+    from brainlib.data.mri import CLASSES, SPLITS, find_root, list_files
+
+    root = find_root(folder)
+    files = list_files(root)
+    parts = []
+    for split in SPLITS:
+        counts = [sum(p.parent.name == name and p.parent.parent.name == split for p in files) for name in CLASSES]
+        listing = ", ".join(f"{name} {n}" for name, n in zip(CLASSES, counts, strict=True))
+        parts.append(f"{split} {sum(counts)} ({listing})")
+    return f"{len(files)} images in {root}: {'; '.join(parts)}"
+
+
+def count_volumes(folder: Path) -> str:
+    """How many BraTS volumes lie under ``folder``, as NIfTI folders or as per-slice HDF5 files, in words."""
+    slices = [path.stem.split("_") for path in folder.rglob("volume_*_slice_*.h5")]
+    scans = {path.parent for path in folder.rglob("*_seg.nii*")}
+    if not slices and not scans:
+        raise DataError(f"{folder} holds neither volume_N_slice_Z.h5 nor *_seg.nii files: {BRATS_NEXT}")
+    parts = [f"{len(scans)} patients as NIfTI"] if scans else []
+    parts += [f"{len({s[1] for s in slices})} patients as {len(slices)} HDF5 slices"] if slices else []
+    return f"{' and '.join(parts)} in {folder}"
+
+
+def weights_command(options: argparse.Namespace) -> int:
+    """``brainlib weights``"""
+    from brainlib.results import list_weights, load_records
+
+    names = list_weights()
+    for name in names:
+        chapter, run = name.rsplit("/", 1)
+        record = next((r for r in load_records(chapter, profile=None) if r.run == run), None)
+        about = f"{record.model}, {record.profile} profile, {record.data['name']}" if record else "no record beside it"
+        print(f"{name}: {about}")
+    print(f"{len(names) or 'no'} recorded models")
+    return 0
+
+
+def bench_command(options: argparse.Namespace) -> int:
+    """``brainlib bench``"""
+    from brainlib.notebooks import course_root
+
+    scripts = {path.stem: path for path in sorted((course_root() / "benchmarks").glob("*.py"))}
+    names = [Path(name).stem for name in options.names] or list(scripts)
+    for name in names:
+        if name not in scripts:
+            raise DataError(f"{name}: no such benchmark. There are: {', '.join(scripts) or 'none yet'}")
+    failed = []
+    for position, name in enumerate(names, 1):
+        print(f"benchmark {position} of {len(names)}: {name}", flush=True)
+        if subprocess.run([sys.executable, str(scripts[name])], check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"brainlib: {len(failed)} of {len(names)} benchmarks failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))

@@ -1,0 +1,134 @@
+"""Augmentation against the formulas it stands for, and its random draws."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from brainlib.data import Augment, repeat_channels, to_input
+
+NOTHING = Augment(flip=0, rotation=0, brightness=0, contrast=0)
+
+
+def smooth_images(count: int = 4, channels: int = 1, size: int = 48, seed: int = 0) -> torch.Tensor:
+    """Soft spots away from the border, so that resampling and corners cost little."""
+    generator = torch.Generator().manual_seed(seed)
+    axis = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
+    images = torch.zeros(count, channels, size, size)
+    for image in images.flatten(0, 1):
+        for _ in range(3):
+            y, x = (torch.rand(2, generator=generator) - 0.5) * size / 3
+            image += 0.3 * torch.exp(-((axis[:, None] - y) ** 2 + (axis[None] - x) ** 2) / 18)
+    return images
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_to_input_maps_bytes_to_the_unit_interval():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)
+    torch.testing.assert_close(to_input(images), torch.tensor([0, 0.2, 1]).view(1, 1, 1, 3))
+    assert to_input(images, 3).shape == (1, 3, 1, 3) and to_input(images).dtype == torch.float32
+    assert images.flatten().tolist() == [0, 51, 255]  # the bytes are left alone
+
+
+def test_channels_are_equal_and_not_copied():
+    images = torch.rand(2, 1, 4, 4)
+    repeated = repeat_channels(images, 3)
+    assert all(torch.equal(repeated[:, c : c + 1], images) for c in range(3))
+    assert repeated.data_ptr() == images.data_ptr()
+    assert repeat_channels(images, None) is images and repeat_channels(repeated, 3) is repeated
+
+
+def test_nothing_asked_for_nothing_done():
+    images = torch.rand(5, 3, 32, 40)
+    torch.testing.assert_close(NOTHING(images.clone(), seeded(0)), images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 32, 32), (2, 3, 24, 40)])
+def test_certain_flip_mirrors_left_and_right(shape):
+    images = torch.rand(shape)
+    flipped = Augment(flip=1, rotation=0, brightness=0, contrast=0)(images.clone(), seeded(0))
+    torch.testing.assert_close(flipped, images.flip(-1), atol=1e-5, rtol=0)
+
+
+def test_rotation_agrees_with_scipy():
+    images = smooth_images(16)
+    largest = 30.0
+    turned = Augment(flip=0, rotation=largest, brightness=0, contrast=0)(images.clone(), seeded(7))
+    angles = (2 * torch.rand(4, 16, generator=seeded(7))[0] - 1) * largest  # the first row of the draws
+    assert angles.abs().max() > 15
+    for image, result, angle in zip(images[:, 0].numpy(), turned[:, 0].numpy(), angles.tolist(), strict=True):
+        expected = ndimage.rotate(image, angle, reshape=False, order=1)
+        # Both are bilinear; they differ by how the last pixels before the border are read.
+        np.testing.assert_allclose(result, expected, atol=0.01)
+        if abs(angle) > 5:
+            assert np.abs(result - ndimage.rotate(image, -angle, reshape=False, order=1)).max() > 0.05
+
+
+def test_flip_follows_rotation_as_one_map():
+    images = smooth_images(8)
+    turned = Augment(flip=0, rotation=20, brightness=0, contrast=0)(images.clone(), seeded(3))
+    both = Augment(flip=1, rotation=20, brightness=0, contrast=0)(images.clone(), seeded(3))
+    torch.testing.assert_close(both, turned.flip(-1), atol=1e-5, rtol=0)
+
+
+def test_corners_of_a_rotated_image_are_black():
+    turned = Augment(flip=0, rotation=10, brightness=0, contrast=0)(torch.ones(8, 1, 64, 64), seeded(1))
+    angles = (2 * torch.rand(4, 8, generator=seeded(1))[0] - 1) * 10
+    for image, angle in zip(turned[:, 0], angles.tolist(), strict=True):
+        assert image[16:48, 16:48].min() > 0.999
+        if abs(angle) > 4:
+            assert image[0, 0] == image[-1, -1] == 0
+
+
+def test_brightness_and_contrast_by_the_formulas():
+    """Brightness multiplies; contrast moves away from or toward the mean gray value of the image."""
+    images = torch.rand(6, 1, 20, 20)
+    factors = 2 * torch.rand(4, 6, generator=seeded(5)) - 1
+    found = Augment(flip=0, rotation=0, brightness=0.4, contrast=0.5)(images.clone(), seeded(5))
+    for i, image in enumerate(images):
+        bright = (image * (1 + 0.4 * factors[2, i])).clamp(0, 1)
+        contrast = 1 + 0.5 * factors[3, i]
+        expected = (contrast * bright + (1 - contrast) * bright.mean()).clamp(0, 1)
+        torch.testing.assert_close(found[i], expected, atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(
+    st.floats(0, 1), st.floats(0, 180), st.floats(0, 1), st.floats(0, 1), st.sampled_from([1, 3]), st.integers(0, 99)
+)
+def test_range_and_shape(flip, rotation, brightness, contrast, channels, seed):
+    images = torch.rand(3, channels, 16, 24, generator=seeded(seed))
+    result = Augment(flip, rotation, brightness, contrast)(images, seeded(seed))
+    assert result.shape == (3, channels, 16, 24) and result.dtype == torch.float32
+    assert result.min() >= 0 and result.max() <= 1 and result.isfinite().all()
+
+
+def test_the_generator_decides():
+    images = smooth_images()
+    assert torch.equal(Augment()(images.clone(), seeded(1)), Augment()(images.clone(), seeded(1)))
+    assert not torch.equal(Augment()(images.clone(), seeded(1)), Augment()(images.clone(), seeded(2)))
+    generator = seeded(1)
+    assert not torch.equal(Augment()(images.clone(), generator), Augment()(images.clone(), generator))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    Augment()(images.clone(), seeded(1))
+    assert torch.equal(torch.get_rng_state(), before)  # the global one is not touched
+
+
+def test_each_image_has_its_own_draw_and_its_channels_share_it():
+    images = smooth_images(1).repeat(6, 3, 1, 1)
+    results = Augment()(images, seeded(0))
+    assert torch.equal(results[:, 0], results[:, 1]) and torch.equal(results[:, 0], results[:, 2])
+    assert len({result.numpy().tobytes() for result in results}) == 6
+
+
+def test_half_of_the_images_are_flipped():
+    images = torch.zeros(400, 1, 8, 8)
+    images[..., :4] = 1
+    flipped = Augment(flip=0.5, rotation=0, brightness=0, contrast=0)(images, seeded(0))[:, 0, 0, 0] < 0.5
+    assert 160 < int(flipped.sum()) < 240  # four standard deviations

@@ -1,0 +1,169 @@
+"""The ``brainlib`` command: exit codes, messages, and what each subcommand does."""
+
+import subprocess
+import sys
+
+import pytest
+from tiny_course import chapter, mark_fresh, write_course
+
+import brainlib
+from brainlib import course, notebooks
+from brainlib.data.mri import CLASSES, SPLITS
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A course of two fresh chapters, which is the working folder; its data root is empty."""
+    root = write_course(tmp_path / "course", **{"01_a": chapter(), "02_b": chapter(number=2)})
+    for path in notebooks.chapters(root):
+        mark_fresh(root, path)
+    (root / "benchmarks").mkdir()
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("BRAINLIB_DATA", str(tmp_path / "data"))
+    return root
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["check"], ["data"], ["data", "phantom"], ["data", "check"], ["weights"], ["bench"]]
+)
+def test_each_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        course.main([*command, "--help"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: brainlib")
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["fly"], ["run", "-p", "seed"], ["run", "--profile", "fast"], ["run", "--force", "--check"]]
+)
+def test_wrong_usage_exits_with_2(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        course.main(command)
+    assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["run", "09"], "brainlib: 09: no such chapter. The chapters are: 02_b, 01_a"),
+        (["check", "09"], "brainlib: 09: no such chapter"),
+        (["run", "01", "-p", "epochs", "3"], "brainlib: 01_a has no parameter 'epochs'. Its parameters"),
+        (["run", "--check", "-p", "epochs", "3"], "has no parameter 'epochs'"),
+        (["run", "-p", "profile", "fast"], "brainlib: profile 'fast': choose one of demo, full"),
+        (["run", "--profile", "demo", "-p", "profile", "full"], "contradict each other"),
+        (["bench", "speed"], "brainlib: speed: no such benchmark"),
+    ],
+)
+def test_an_error_of_the_user_is_one_bare_message(folder, capsys, command, message):
+    assert course.main(command) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_the_module_is_the_command(folder):
+    command = [sys.executable, "-m", "brainlib"]
+    answer = subprocess.run([*command, "run", "09"], capture_output=True, text=True, check=False)
+    assert answer.returncode == 1 and answer.stderr.startswith("brainlib: 09: no such chapter")
+    answer = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    assert answer.stdout == f"brainlib {brainlib.__version__}\n"
+
+
+def test_an_interrupt_exits_with_130(folder, monkeypatch, capsys):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("brainlib.execute.run_chapters", interrupted)
+    assert course.main(["run"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_run_skips_fresh_chapters_and_check_says_which_are_stale(folder, capsys):
+    assert course.main(["run"]) == 0
+    assert capsys.readouterr().out.count("fresh, nothing to do") == 2
+    assert course.main(["run", "--check"]) == 0
+    assert course.main(["check"]) == 0
+    assert "2 chapters checked, no problems" in capsys.readouterr().out
+    path = folder / "chapters" / "01_a.ipynb"
+    notebook = notebooks.read(path)
+    notebook.cells[3].source += "\nx = 0.5"
+    notebooks.write(path, notebook)
+    assert course.main(["run", "--check"]) == 1
+    assert capsys.readouterr().out == "02_b: fresh\n01_a: its code cells changed\n"
+    assert course.main(["check", "01"]) == 1
+    assert "01_a.ipynb: stale outputs" in capsys.readouterr().out
+    assert course.main(["check", "02"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("0.1", 0.1),
+        ("True", True),
+        ("[1, 2]", [1, 2]),
+        ("None", None),
+        ("adam", "adam"),
+        ("1e", "1e"),
+        ("", ""),
+    ],
+)
+def test_parameter_values_are_python_literals_or_text(text, value):
+    assert course.parse_value(text) == value and type(course.parse_value(text)) is type(value)
+
+
+def test_profile_may_be_given_as_a_parameter():
+    options = course.build_parser().parse_args(["run", "-p", "profile", "full", "-p", "seed", "2"])
+    settings = course.read_settings(options)
+    assert (settings.profile, settings.parameters) == ("full", {"seed": 2})
+
+
+def test_data_check_names_what_is_missing_and_counts_what_is_there(folder, tmp_path, capsys):
+    assert course.main(["data", "check"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("not found at") == 4 and "brainlib data phantom" in out and "from Kaggle" in out
+    for split in SPLITS:
+        for name in CLASSES:
+            (tmp_path / "data" / "brain-tumor-mri" / split / name).mkdir(parents=True)
+            (tmp_path / "data" / "brain-tumor-mri" / split / name / "1.jpg").touch()
+    scans = tmp_path / "data" / "brats2020" / "BraTS20_Training_001"
+    scans.mkdir(parents=True)
+    (scans / "BraTS20_Training_001_seg.nii.gz").touch()
+    assert course.main(["data", "check"]) == 0
+    out = capsys.readouterr().out
+    assert "brain-tumor-mri: 8 images" in out and "Testing 4 (glioma 1, meningioma 1" in out
+    assert "brats2020: 1 patients as NIfTI" in out
+
+
+def test_data_check_fails_on_an_incomplete_set(folder, tmp_path, capsys):
+    (tmp_path / "data" / "brats2020").mkdir(parents=True)
+    (tmp_path / "data" / "brain-tumor-mri" / "Training").mkdir(parents=True)
+    assert course.main(["data", "check"]) == 1
+    assert capsys.readouterr().out.count("incomplete:") == 2
+
+
+def test_weights_lists_the_recorded_models(folder, capsys):
+    from brainlib.results import list_weights
+
+    assert course.main(["weights"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == list_weights()
+    assert lines[-1].endswith("recorded models")
+
+
+def test_bench_runs_the_scripts_and_reports_the_failing_one(folder, capfd):
+    (folder / "benchmarks" / "good.py").write_text("print('400 images a second')\n")
+    assert course.main(["bench"]) == 0
+    assert "400 images a second" in capfd.readouterr().out
+    (folder / "benchmarks" / "broken.py").write_text("raise SystemExit(3)\n")
+    assert course.main(["bench"]) == 1
+    assert "1 of 2 benchmarks failed: broken" in capfd.readouterr().err
+    assert course.main(["bench", "good.py"]) == 0
+
+
+def test_a_missing_package_of_the_machinery_is_named(folder, monkeypatch, capsys):
+    def broken(*args):
+        raise ModuleNotFoundError("No module named 'papermill'", name="papermill")
+
+    monkeypatch.setattr("brainlib.execute.run_chapters", broken)
+    assert course.main(["run"]) == 1
+    assert "pip install -r requirements.txt" in capsys.readouterr().err

@@ -1,0 +1,239 @@
+"""Records of runs: written whole, read back as they were, and those in the book complete and in order."""
+
+import json
+import math
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import mounted, tree
+from torch import nn
+
+import brainlib
+from brainlib import results
+from brainlib.data import DataError
+from brainlib.evaluate import Interval
+from brainlib.models import CustomCNN, count_parameters, list_models
+from brainlib.results import (
+    Record,
+    list_weights,
+    load_model,
+    load_records,
+    results_root,
+    save_record,
+    study_results,
+)
+
+BOOK = Path(__file__).parents[1] / "book" / "results"
+KEYS = "chapter run model profile data settings seeds metrics hardware seconds peak_memory_bytes brainlib commit"
+DATA = {"name": "noise", "fingerprint": "0123456789abcdef", "split": "official", "train": 8, "validation": 2, "test": 4}
+
+
+def make_record(run: str = "official", **changes) -> Record:
+    content = {
+        "chapter": "05_custom_cnn",
+        "run": run,
+        "model": "custom_cnn",
+        "profile": "full",
+        "data": dict(DATA),
+        "settings": {"epochs": 40, "learning_rate": 1e-4},
+        "seeds": [0, 1, 2],
+        "metrics": {"accuracy": Interval(0.9, 0.85, 0.95)},
+        "seconds": 12.5,
+    }
+    return Record(**content | changes)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    """An empty place for records, as in a source tree that has none."""
+    monkeypatch.setattr(results, "_SOURCE_TREE", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results"
+
+
+def test_record_comes_back_as_it_was(own):
+    record = make_record()
+    path = save_record(record)
+    assert path == own / "05_custom_cnn" / "official.json" and list(tree(own)) == ["05_custom_cnn/official.json"]
+    assert load_records("05_custom_cnn") == [record] and record.name == "05_custom_cnn/official"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert sorted(stored) == sorted(KEYS.split())
+    assert stored["metrics"] == {"accuracy": {"value": 0.9, "low": 0.85, "high": 0.95}}
+
+
+def test_what_a_record_says_of_this_machine():
+    record = make_record()
+    assert record.brainlib == brainlib.__version__ and record.hardware and record.peak_memory_bytes > 50e6
+    assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}", record.commit)
+
+
+def test_record_without_git(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git to ask
+    assert make_record().commit is None
+
+
+def test_records_by_profile_and_name(own):
+    for run, profile in (("b", "full"), ("a", "full"), ("c", "demo")):
+        save_record(make_record(run, profile=profile))
+    assert [r.run for r in load_records("05_custom_cnn")] == ["a", "b"]
+    assert [r.run for r in load_records("05_custom_cnn", profile=None)] == ["a", "b", "c"]
+    assert load_records("06_alexnet") == []
+
+
+def test_a_second_record_replaces_the_first(own):
+    save_record(make_record(seconds=1.0))
+    save_record(make_record(seconds=2.0))
+    assert [r.seconds for r in load_records("05_custom_cnn")] == [2.0]
+
+
+def test_your_own_run_replaces_the_one_of_the_course(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_SOURCE_TREE", tmp_path / "there is none")
+    monkeypatch.setattr(results, "_INSTALLED", tmp_path / "records")
+    monkeypatch.setenv("BRAINLIB_DATA", str(tmp_path / "data"))
+    save_record(make_record(seconds=1.0), root=tmp_path / "records")
+    save_record(make_record("other"), root=tmp_path / "records")
+    assert save_record(make_record(seconds=2.0)).is_relative_to(tmp_path / "data" / "results")
+    assert [(r.run, r.seconds) for r in load_records("05_custom_cnn")] == [("official", 2.0), ("other", 12.5)]
+    assert make_record().commit is None  # an installed package has no commit
+
+
+@pytest.mark.parametrize("key", sorted(DATA))
+def test_record_without_a_part_of_its_data_is_refused(key):
+    with pytest.raises(DataError, match=f"05_custom_cnn/official.*lacks {key}"):
+        make_record(data={k: v for k, v in DATA.items() if k != key})
+
+
+@pytest.mark.parametrize("key", KEYS.split())
+def test_file_without_a_key_is_refused(own, key):
+    """Also without those that have a default: a record must not take on the machine that reads it."""
+    path = save_record(make_record())
+    content = json.loads(path.read_text())
+    del content[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=key) as caught:
+        load_records("05_custom_cnn")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", "null", '{"metrics": {}}', '{"metrics": []}', '{"metrics": {"accuracy": 1}}', "\udcff"],
+)
+def test_damaged_file_is_refused(own, text):
+    path = save_record(make_record())
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match="is not a record") as caught:
+        load_records("05_custom_cnn")
+    assert str(path) in str(caught.value)
+
+
+def test_what_is_being_written_is_not_read(own):
+    save_record(make_record(), nn.Linear(2, 2))
+    (own / "05_custom_cnn" / ".official-abcdefgh.json").write_text("half of")
+    (own / "05_custom_cnn" / ".official-abcdefgh.safetensors").write_text("half of")
+    assert len(load_records("05_custom_cnn")) == 1 and list_weights() == ["05_custom_cnn/official"]
+
+
+def test_full_disk_keeps_the_old_record(tmp_path):
+    with mounted(tmp_path / "disk", "size=64k") as disk:
+        save_record(make_record(), root=disk)
+        before = tree(disk)
+        with pytest.raises(DataError, match="disk is full"):
+            save_record(make_record(settings={"note": "n" * 100_000}), root=disk)
+        with pytest.raises(DataError, match="disk is full"):
+            save_record(make_record(seconds=1.0), nn.Linear(300, 300), root=disk)
+        assert tree(disk) == before
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def test_model_comes_back_within_half_precision(own):
+    torch.manual_seed(0)
+    model = CustomCNN(num_classes=3).to(memory_format=torch.channels_last)
+    model(torch.rand(4, 3, 128, 128))  # moves the running statistics
+    model.eval()
+    save_record(make_record(settings={"arguments": {"num_classes": 3}}), model)
+    assert list_weights() == ["05_custom_cnn/official"]
+    assert (own / "05_custom_cnn" / "official.safetensors").stat().st_size < 2.05 * count_parameters(model)
+    found = load_model("05_custom_cnn/official")
+    assert not found.training and all(p.dtype == torch.float32 for p in found.parameters())
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=2**-11, atol=1e-7)
+    images = torch.rand(2, 3, 128, 128)
+    torch.testing.assert_close(found(images), model(images), atol=2e-3, rtol=0)
+
+
+def test_unknown_weights_name_the_known_ones(own):
+    with pytest.raises(DataError, match="there are: none yet"):
+        load_model("05_custom_cnn/official")
+    save_record(make_record("a"), nn.Linear(2, 2))
+    save_record(make_record("b"), nn.Linear(2, 2))
+    with pytest.raises(DataError, match="'05_custom_cnn/c'.*05_custom_cnn/a, 05_custom_cnn/b"):
+        load_model("05_custom_cnn/c")
+
+
+def test_weights_that_do_not_fit(own):
+    path = save_record(make_record(), nn.Linear(2, 2)).with_suffix(".safetensors")
+    with pytest.raises(DataError, match="does not fit custom_cnn") as caught:
+        load_model("05_custom_cnn/official")
+    assert str(path) in str(caught.value)
+    path.write_bytes(b"damaged")
+    with pytest.raises(DataError, match="official.safetensors"):
+        load_model("05_custom_cnn/official")
+    path.with_suffix(".json").unlink()
+    with pytest.raises(DataError, match="no record beside it"):
+        load_model("05_custom_cnn/official")
+
+
+# What the course has --------------------------------------------------------------------------------------------------
+
+
+def test_the_records_of_the_course_are_those_in_the_book():
+    assert results_root() == BOOK
+
+
+def test_numbers_of_the_study():
+    assert study_results("custom_cnn") == {
+        "train_loss": 3.6e-3,
+        "train_accuracy": 1.0,
+        "train_confidence": 1.0,
+        "test_accuracy": 0.99,
+        "test_confidence": 1.0,
+    }
+    with pytest.raises(DataError, match="nothing for 'lenet'.*custom_cnn"):
+        study_results("lenet")
+
+
+@pytest.mark.parametrize("path", sorted(BOOK.glob("*/*.json")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_recorded_run(path):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert sorted(content) == sorted(KEYS.split()) == sorted(f.name for f in fields(Record))
+    (record,) = [r for r in load_records(path.parent.name, profile=None, root=BOOK) if r.run == path.stem]
+    assert record.chapter == path.parent.name and record.model in list_models() and record.profile in ("demo", "full")
+    assert re.fullmatch(r"[0-9a-f]{16}", record.data["fingerprint"])
+    assert all(type(record.data[part]) is int for part in ("train", "validation", "test"))
+    assert record.data["train"] > 0 and record.data["test"] > 0 and record.data["validation"] >= 0
+    assert record.settings and record.metrics
+    for name, (value, low, high) in record.metrics.items():
+        assert all(math.isfinite(x) for x in (value, low, high)), name
+        assert low <= value <= high, name
+        if name.startswith("accuracy"):
+            assert 0 <= low and high <= 1
+    assert (
+        record.seeds and all(type(seed) is int for seed in record.seeds) and len(set(record.seeds)) == len(record.seeds)
+    )
+    assert record.seconds > 0 and record.peak_memory_bytes > 0 and record.hardware and record.brainlib
+    assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}", record.commit)
+    text = path.read_text(encoding="utf-8")
+    assert "/home/" not in text and "/tmp/" not in text and "/root/" not in text
+
+
+@pytest.mark.parametrize("name", [f"{p.parent.name}/{p.stem}" for p in sorted(BOOK.glob("*/*.safetensors"))])
+def test_recorded_weights(name):
+    assert (BOOK / f"{name}.safetensors").stat().st_size <= 8 * 2**20
+    model = load_model(name)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
