@@ -71,7 +71,8 @@ class Stripped:
     def slice(self, z: float) -> tuple[np.ndarray, np.ndarray]:
         """Gray pictures (4, 240, 240) uint8 and labels at height z (mm)."""
         picture, label = self.raw(z)
-        scaled = [channel / top * 235 for channel, top in zip(picture, self.tops, strict=True)]
+        whites = (235, 165, 235, 235)  # T1 has no bright lesion that needs the upper end of the scale
+        scaled = [channel / top * white for channel, top, white in zip(picture, self.tops, whites, strict=True)]
         return np.clip(scaled, 0, 255).astype(np.uint8), label
 
 
@@ -102,7 +103,9 @@ def contact_sheet(patient: Stripped) -> Image.Image:
             head = Head(rng)
             tumor = kind(head, rng) if kind else None
             scan = Scan(head, tumor, SITE, rng)
-            center = tumor.center if tumor else np.array([rng.uniform(-30, 30), rng.uniform(-50, 30), rng.uniform(-20, 40)])
+            center = (
+                tumor.center if tumor else np.array([rng.uniform(-30, 30), rng.uniform(-50, 30), rng.uniform(-20, 40)])
+            )
             for column, (plane, axis) in enumerate(PLANES.items()):
                 picture, _ = scan.slice(plane, float(center[axis]), 2 * cell, 262, (0, 0), rng)
                 tile = Image.fromarray(to_bytes(picture[0], 0.95)).resize((cell, cell), Image.Resampling.LANCZOS)
@@ -144,24 +147,24 @@ def sweep(patient: Stripped) -> tuple[list[Image.Image], list[int], Image.Image]
     """Frames, durations (ms) and the still: up to the widest slice, the masks fade in, on to the top, fade out."""
     stop = widest(patient)
     frames, times = [], []
-    for z in np.arange(-44, stop, 3.0):
+    for z in np.arange(-44, stop, 2.25):
         frames.append(frame(*patient.slice(z), 0, min(1, len(frames) / 3)))
-        times.append(90)
+        times.append(75)
     at_stop = patient.slice(stop)
     for strength in np.linspace(0, 1, 9):
         frames.append(frame(*at_stop, float(strength)))
-        times.append(90)
+        times.append(75)
     still = frames[-1]
     times[-1] = 1400
-    rest = np.arange(stop + 3, 70, 3.0)
+    rest = np.arange(stop + 2.25, 70, 2.25)
     for k, z in enumerate(rest):
         frames.append(frame(*patient.slice(z), 1, min(1, (len(rest) - k) / 4)))
-        times.append(90)
+        times.append(75)
     return frames, times, still
 
 
 def main() -> None:
-    patient = Stripped(27)
+    patient = Stripped(33)
     with atomic_path(FOLDER / "contact_sheet.webp") as path:
         contact_sheet(patient).save(path, quality=74, method=6)
     frames, times, still = sweep(patient)

@@ -147,6 +147,10 @@ def test_a_last_small_batch_counts_by_its_items():
         outputs = model((images.float() / 255).expand(-1, 3, -1, -1))
     assert history.validation_loss[0] == pytest.approx(F.cross_entropy(outputs, labels).item(), rel=1e-5)
     assert history.validation_score[0] == pytest.approx((outputs.argmax(1) == labels).float().mean().item())
+    size_of_batch = lambda outputs, targets: 0 * outputs.sum() + len(targets)  # noqa: E731
+    _, history = train(1, data=data, validation=data, overlap="allow", loss=size_of_batch)
+    assert history.train_loss[0] == pytest.approx((16 * 16 + 16 * 16 + 8 * 8) / 40)
+    assert history.validation_loss[0] == pytest.approx((32 * 32 + 8 * 8) / 40)  # twice as large without gradients
 
 
 def test_every_item_is_seen_once_in_an_epoch_and_in_another_order():
@@ -320,23 +324,34 @@ def start(*arguments):
         os._exit(0)
     return child
 
+def written(checkpoint):
+    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
 random.seed(0)
 for schedule in schedules:
     began = time.perf_counter()
     assert os.waitpid(start(schedule, f"straight-{schedule}"), 0)[1] == 0
-    whole, kills, epochs, status = time.perf_counter() - began, 0, set(), 1
+    epoch = (time.perf_counter() - began) / 8
     checkpoint = folder / f"killed-{schedule}.safetensors"
+    kills, places, status = 0, set(), 1
     while status:
         child = start(schedule, f"killed-{schedule}")
-        # At most 12 kills, then it may finish: however slow the machine, this ends.
-        if kills < 12:
-            time.sleep(whole * random.uniform(0.1, 0.35))
-            os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
+        ended = (0, 0)
+        if kills < 12:  # then it may finish
+            # In the first, second or third epoch of this start, early or late in it.
+            for _ in range(random.choice([0, 1, 2])):
+                before = written(checkpoint)
+                while written(checkpoint) == before and ended[0] == 0:
+                    time.sleep(0.001)
+                    ended = os.waitpid(child, os.WNOHANG)
+            time.sleep(random.uniform(0, epoch))
+            if ended[0] == 0:
+                os.kill(child, signal.SIGKILL)
+        status = ended[1] if ended[0] else os.waitpid(child, 0)[1]
         assert status in (0, signal.SIGKILL), status
         kills += status != 0
-        epochs.add(checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0)
-    print(json.dumps({"kills": kills, "places": len(epochs)}), flush=True)
+        places.add(written(checkpoint))
+    print(json.dumps({"kills": kills, "places": len(places)}), flush=True)
 """
 
 
@@ -352,7 +367,7 @@ def killed_runs(tmp_path_factory):
 @pytest.mark.parametrize(("place", "schedule"), [(0, "step"), (1, "exponential")])
 def test_killed_run_ends_like_one_that_was_not(killed_runs, place, schedule):
     folder, reports = killed_runs
-    assert reports[place]["kills"] >= 3 and reports[place]["places"] >= 2
+    assert reports[place]["kills"] >= 2 and reports[place]["places"] >= 2, "it was hardly killed"
     straight, killed = (load_file(folder / f"{name}-{schedule}-end.safetensors") for name in ("straight", "killed"))
     assert straight.keys() == killed.keys() and all(torch.equal(straight[k], killed[k]) for k in straight)
     texts = [(folder / f"{name}-{schedule}.json").read_text() for name in ("straight", "killed")]

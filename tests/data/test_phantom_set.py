@@ -309,8 +309,8 @@ def test_worker_that_fails_is_reported(tmp_path, monkeypatch):
 def test_class_cannot_be_told_without_looking_at_the_brain(tmp_path):
     """Border pixels, file size, image size and mean brightness stay near chance, for patients never seen.
 
-    216 pictures of 72 patients, judged out of fold. Chance is 1/4. Slices of a patient are not independent, so the bound
-    is that of the number of patients: the 99.9 % quantile of a binomial with 72 draws.
+    216 pictures of 72 patients, judged out of fold. Chance is 1/4. Slices of a patient are not independent, so the
+    bound is that of the number of patients: the 99.9 % quantile of a binomial with 72 draws.
     """
     settings = dataclasses.replace(
         SMALL, patients_per_class=18, slices_per_patient=3, test_patients=4, size_px=(64, 80), volumes=1

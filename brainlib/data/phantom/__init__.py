@@ -1,9 +1,9 @@
 """The phantom: synthetic patients with known truth, in the folders and formats of the two Kaggle data sets.
 
-Read ``settings`` first, then ``anatomy`` (a head), ``growth`` and ``tumors`` (what grows in it), ``signal`` and ``imaging`` (how
-it looks to a scanner), ``cohort`` (who is in the set) and ``write`` (how it gets to disk). BrainWeb (Cocosco et al., 1997; Collins
-et al., 1998) and TumorSim (Prastawa et al., 2009) are the models of the idea. Numbers measured on the phantom say nothing
-about patients; it is for teaching and research, not a medical device.
+Read ``settings`` first, then ``anatomy`` (a head), ``growth`` and ``tumors`` (what grows in it), ``signal`` and
+``imaging`` (how it looks to a scanner), ``cohort`` (who is in the set) and ``write`` (how it gets to disk). BrainWeb
+(Cocosco et al., 1997; Collins et al., 1998) and TumorSim (Prastawa et al., 2009) are the models of the idea. Numbers
+measured on the phantom say nothing about patients; it is for teaching and research, not a medical device.
 """
 
 from .anatomy import Head, template

@@ -1,12 +1,12 @@
 """One head: the ICBM 152 brain, individually warped, inside a drawn skull, scalp, face and neck.
 
 The brain is the template of Fonov et al. (NeuroImage 54:313, 2011), the copy that nilearn carries: T1 image and
-probabilities of gray and white matter at 1 mm. It has no skull, so everything around the brain is drawn from two distances
-(to the brain's surface and to the skin) and a few ellipsoids and rods. Those are design choices: they make a plausible
-picture, not an atlas of the head.
+probabilities of gray and white matter at 1 mm. It has no skull, so everything around the brain is drawn from two
+distances (to the brain's surface and to the skin) and a few ellipsoids and rods. Those are design choices: they make
+a plausible picture, not an atlas of the head.
 
-A head is never stored as a volume. It is a function from points to *layers* (tissue name, coverage), painted one over the
-other, so a slice in any plane and at any resolution costs only its own pixels.
+A head is never stored as a volume. It is a function from points to *layers* (tissue name, coverage), painted one over
+the other, so a slice in any plane and at any resolution costs only its own pixels.
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ def template() -> Template:
 class Place:
     """Points, and what the head knows about them. Arrays of N points; positions (3, N) in mm.
 
-    A tumor pushes tissue: what now lies at ``points`` was at ``origin``, which the atlas knows as ``atlas``. Skull and skin
-    stay; for them ``still`` is the atlas position. ``brain`` and ``skin`` are signed distances in mm of ``still``.
+    A tumor pushes tissue: what now lies at ``points`` was at ``origin``, which the atlas knows as ``atlas``. Skull
+    and skin stay; for them ``still`` is the atlas position. ``brain`` and ``skin`` are signed distances in mm of
+    ``still``.
     """
 
     points: np.ndarray
@@ -225,7 +226,11 @@ class Head:
             layers.append(("air", air * soft(cells - grain, 0.4) * deep))
         tongue = ellipsoid(q, (0, 40, -98), (20, 30, 16)) + 2 * grain
         layers.append(("muscle", soft(tongue, 3)))
-        for start, end in (((44, 4, -62), (42, 14, -98)), ((42, 14, -98), (10, 76, -112)), ((10, 76, -112), (0, 80, -112))):
+        for start, end in (
+            ((44, 4, -62), (42, 14, -98)),
+            ((42, 14, -98), (10, 76, -112)),
+            ((10, 76, -112), (0, 80, -112)),
+        ):
             jaw = capsule(mirrored, start, end, 6) + grain
             layers += [("skull", 0.9 * soft(jaw) * deep), ("marrow", soft(jaw + 2.5) * deep)]
         teeth = capsule(mirrored, (26, 52, -90), (8, 76, -92), 5) + grain
@@ -247,7 +252,9 @@ class Head:
         thick = self.skull_mm * np.exp(0.25 * shell + 0.1 * grain) * (1 + 0.3 * (q[1] < -60))
         layers.append(("skull", soft(brain - 3 - thick) * soft(2 - brain) * soft(skin + 3.5)))
         middle = np.abs(brain - 3 - thick / 2)
-        layers.append(("marrow", self.marrow * soft(middle - thick / 5) * soft(-0.3 - shell - 0.4 * grain, 1.5) * soft(skin + 4)))
+        layers.append(
+            ("marrow", self.marrow * soft(middle - thick / 5) * soft(-0.3 - shell - 0.4 * grain, 1.5) * soft(skin + 4))
+        )
         petrous = ellipsoid(mirrored, (36, -24, -42), (22, 9, 9))
         layers.append(("skull", 0.9 * soft(petrous)))
         layers.append(("marrow", soft(ellipsoid(q, (0, -13, -52), (9, 7, 16)))))  # clivus
@@ -277,7 +284,9 @@ class Head:
         ):
             layers.append(("blood", soft(capsule(mirrored, start, end, radius))))
         plexus = capsule(mirrored, (20, -38, 14), (26, -36, -2), 5)
-        layers.append(("pituitary gland", 0.8 * soft(plexus) * empty * soft(0.2 - self.grain(q), 0.8) * soft(brain + 20, 4)))
+        layers.append(
+            ("pituitary gland", 0.8 * soft(plexus) * empty * soft(0.2 - self.grain(q), 0.8) * soft(brain + 20, 4))
+        )
         return layers
 
     def _sella(self, q: np.ndarray, gland: bool) -> Layers:

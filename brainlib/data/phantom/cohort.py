@@ -31,7 +31,7 @@ def sites(settings: PhantomSettings, seed: int) -> list[Site]:
 
 @dataclass(frozen=True)
 class Patient:
-    """One patient of the classification set. ``files`` names the picture of each slice, relative to the set's folder."""
+    """One patient of the classification set. ``files`` names the picture of each slice."""
 
     number: int
     label: str
@@ -83,12 +83,12 @@ def draw_tumor(kind: str, head: Head, rng: np.random.Generator) -> Tumor:
 
 
 def draw_positions(
-    tumor: Tumor, head: Head, count: int, rng: np.random.Generator, least: float = 0.15
+    tumor: Tumor, head: Head, count: int, rng: np.random.Generator, least: float = 0.25
 ) -> list[tuple[str, float]]:
     """Planes and positions (mm) of ``count`` slices through a tumor.
 
-    The planes are spread evenly. In each, positions are uniform over the extent in which the cut through the tumor has at
-    least ``least`` of its largest area: slices at the tumor's edge belong to the set, as in clinical exports.
+    The planes are spread evenly. In each, positions are uniform over the extent in which the cut through the tumor
+    has at least ``least`` of its largest area: slices at the tumor's edge belong to the set, as in clinical exports.
     """
     half = tumor.reach + 3
     axis = np.arange(-half, half, 2.5, dtype=np.float32)
@@ -122,8 +122,8 @@ class Picture:
 def examine(patient: Patient, settings: PhantomSettings, seed: int) -> list[Picture]:
     """Make all slices of one patient of the classification set.
 
-    A patient without a tumor is cut where a tumor of a random kind would have been: the law of the positions, like those of
-    field of view, size, brightness, shading, noise and JPEG quality, is the same in all classes.
+    A patient without a tumor is cut where a tumor of a random kind would have been: the law of the positions, like
+    those of field of view, size, brightness, shading, noise and JPEG quality, is the same in all classes.
     """
     rng = _generator(seed, _SLICES, patient.number)
     head = Head(rng)
@@ -185,7 +185,7 @@ def volume(number: int, settings: PhantomSettings, seed: int) -> Volume:
 
 
 def brats_points(z: int) -> np.ndarray:
-    """World points (3, 240 * 240) of one axial BraTS slice: array axes run to the patient's left and to the back, 1 mm."""
+    """World points (3, 240 * 240) of one axial BraTS slice: axes run to the left and to the back, 1 mm."""
     i, j = np.meshgrid(np.arange(240), np.arange(240), indexing="ij")
     points = np.stack([119.5 - i, 102.0 - j, np.full_like(i, z - 72)])
     return points.reshape(3, -1).astype(np.float32)
@@ -204,9 +204,9 @@ def survival(number: int, truth: dict[str, float], settings: PhantomSettings, se
     """Age (years), resection, survival (days) and its noise-free expectation for one high-grade patient.
 
     The model is :data:`SURVIVAL`, with the true volumes and normal noise of standard deviation ``noise`` on the log
-    scale: no predictor can do better than ``expected_days``. Age is normal (60, 12), cut to 20-86; resection is GTR, STR
-    or unknown. The form of the model (age, tumor burden and resection matter) follows the clinical literature in kind, not
-    in its numbers.
+    scale: no predictor can do better than ``expected_days``. Age is normal (60, 12), cut to 20-86; resection is GTR,
+    STR or unknown. The form of the model (age, tumor burden and resection matter) follows the clinical literature in
+    kind, not in its numbers.
     """
     rng = _generator(seed, _VOLUMES, 100_000 + number)
     age = float(np.clip(rng.normal(60, 12), 20, 86))

@@ -2,7 +2,8 @@
 
 du/dt = div(D grad u) + rho u (1 - u), u being the cell density relative to what the tissue can carry. In a uniform
 tissue it runs outward as a front of speed 2 sqrt(D rho). Sources: Swanson, Alvord and Murray, Cell Proliferation
-33:317, 2000 (D ten times larger in white matter); Jbabdi et al., Magn Reson Med 54:616, 2005 (growth on imaged anatomy).
+33:317, 2000 (D ten times larger in white matter); Jbabdi et al., Magn Reson Med 54:616, 2005 (growth on imaged
+anatomy).
 """
 
 from __future__ import annotations

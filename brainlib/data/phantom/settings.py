@@ -18,8 +18,8 @@ class PhantomSettings:
     slices (:attr:`leak`, one third in the demo set) shows a patient that the model has trained on, as the real set
     does, while a split by patient leaks nothing.
 
-    Segmentation set: ``volumes`` glioma patients, axial slices ``slice_start`` to ``slice_stop`` (exclusive) in steps of
-    ``slice_step``, counted as in BraTS (0-154, 1 mm apart).
+    Segmentation set: ``volumes`` glioma patients, axial slices ``slice_start`` to ``slice_stop`` (exclusive) in steps
+    of ``slice_step``, counted as in BraTS (0-154, 1 mm apart).
     """
 
     patients_per_class: int = 33

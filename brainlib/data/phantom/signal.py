@@ -2,9 +2,9 @@
 
 Times are in milliseconds, gadolinium concentrations in mmol/l (mM). Signals are relative: only ratios mean something.
 The relaxation times follow the range and the ordering of the literature for 3 T and of BrainWeb's tissue model
-(Cocosco et al., NeuroImage 5:S425, 1997; Collins et al., IEEE Trans Med Imaging 17:463, 1998). Those of tumor, blood and
-marrow, and all concentrations, are design choices: they overlap between tumor types on purpose, so that a diagnosis
-must come from shape and place and not from brightness.
+(Cocosco et al., NeuroImage 5:S425, 1997; Collins et al., IEEE Trans Med Imaging 17:463, 1998). Those of tumor, blood
+and marrow, and all concentrations, are design choices: they overlap between tumor types on purpose, so that a
+diagnosis must come from shape and place and not from brightness.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def signal(tissue: Tissue | str, sequence: Sequence | str, gadolinium: float | N
     Args:
         tissue: a :class:`Tissue`, or its name in :data:`TISSUES`.
         sequence: a :class:`Sequence`, or its name in :data:`SEQUENCES`.
-        gadolinium: concentration in mM in place of the table's; without effect where the sequence has no contrast agent.
+        gadolinium: concentration in mM in place of the table's; without effect where the sequence has no contrast
+            agent.
     """
     tissue = TISSUES[tissue] if isinstance(tissue, str) else tissue
     sequence = SEQUENCES[sequence] if isinstance(sequence, str) else sequence

@@ -1,11 +1,11 @@
 """Three kinds of tumor, each a shape that pushes on the brain, paints its tissues and knows its own true labels.
 
 A glioma grows out of the brain (Fisher-Kolmogorov), a meningioma pushes in from the dura, an adenoma rises out of the
-sella. That a tumor displaces its surroundings and is drawn from a growth model follows TumorSim (Prastawa et al., Medical
-Image Analysis 13:297, 2009); sizes and uptakes are design choices.
+sella. That a tumor displaces its surroundings and is drawn from a growth model follows TumorSim (Prastawa et al.,
+Medical Image Analysis 13:297, 2009); sizes and uptakes are design choices.
 
-All three share one interface: ``origin`` gives the position from which the tissue at a point was pushed, and ``layers`` the
-tissues to paint over the head. Points are (3, N) mm in patient space.
+All three share one interface: ``origin`` gives the position from which the tissue at a point was pushed, and
+``layers`` the tissues to paint over the head. Points are (3, N) mm in patient space.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .growth import grow
 NCR, ED, ET = 1, 2, 4
 LABELS = {"NCR": NCR, "ED": ED, "ET": ET}
 #: Gadolinium in an enhancing tumor, mM: one law for all three kinds, or brightness would give the diagnosis away.
-UPTAKE = (0.15, 0.8)
+UPTAKE = (0.2, 0.8)
 
 _BOX_MM, _STEP = 96, 2.0  # the growth grid: a cube around the seed
 
@@ -58,7 +58,7 @@ class Tumor:
 class Glioma(Tumor):
     """A diffuse glioma: necrotic center, enhancing rim, edema along white matter.
 
-    High grade: the outer 3-7 mm of the core (u > 0.6) enhance. Low grade: none or little of it does.
+    High grade: the outer 3-7 mm of the core enhance. Low grade: none or little of it does.
 
     Args:
         head: the person.
@@ -100,7 +100,7 @@ class Glioma(Tumor):
 
     @staticmethod
     def _seed(head: Head, rng: np.random.Generator) -> np.ndarray:
-        """A place in white matter, anywhere from the temporal lobes to the convexity, but not in brainstem or cerebellum."""
+        """A place in white matter above the tentorium: not in brainstem or cerebellum."""
         low, high = np.array([[-48.0], [-80], [-26]]), np.array([[48.0], [50], [50]])
         while True:
             atlas = rng.uniform(low, high, (3, 64)).astype(np.float32)
@@ -124,7 +124,7 @@ class Glioma(Tumor):
         return [("edema", edema), ("non-enhancing tumor", core), ("enhancing tumor", spots)]
 
     def labels(self, layers: Layers) -> np.ndarray:
-        """True label map (uint8: 0, NCR, ED, ET) from this tumor's own layers: the tissue that covers most of a voxel."""
+        """True label map (uint8: 0, NCR, ED, ET) from this tumor's layers: what covers most of a voxel."""
         values = {"edema": ED, "enhancing tumor": ET, "necrosis": NCR, "non-enhancing tumor": NCR}
         label = np.zeros(layers[0][1].shape, np.uint8)
         for name, cover in layers:
@@ -132,12 +132,17 @@ class Glioma(Tumor):
         return label
 
     def volumes(self, head: Head) -> dict[str, float]:
-        """True volumes in ml of the necrotic core, the edema, the enhancing tumor and the tumor core, on a 2 mm grid."""
+        """True volumes in ml, counted on a 2 mm grid: necrosis, edema, enhancing tumor, tumor core."""
         axis = np.arange(-_BOX_MM / 2, _BOX_MM / 2, _STEP, dtype=np.float32)
         points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij")).reshape(3, -1) + self.center[:, None]
         label = self.labels(self.layers(head.place(points, self)))
         ml = {name: float((label == value).sum() * _STEP**3 / 1000) for name, value in LABELS.items()}
-        return {"necrosis_ml": ml["NCR"], "edema_ml": ml["ED"], "enhancing_ml": ml["ET"], "core_ml": ml["NCR"] + ml["ET"]}
+        return {
+            "necrosis_ml": ml["NCR"],
+            "edema_ml": ml["ED"],
+            "enhancing_ml": ml["ET"],
+            "core_ml": ml["NCR"] + ml["ET"],
+        }
 
 
 class Meningioma(Tumor):

@@ -1,7 +1,8 @@
 """A phantom set on disk: made once, by several processes, in the layouts of the two Kaggle data sets.
 
-While it is being made the set lies in a hidden folder beside its place, one finished patient at a time; when it is whole, the
-folder is renamed into place. So a set that can be seen is complete, and an interrupted run goes on where it stopped.
+While it is being made the set lies in a hidden folder beside its place, one finished patient at a time; when it is
+whole, the folder is renamed into place. So a set that can be seen is complete, and an interrupted run goes on where
+it stopped.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def make_phantom(
     """Make the phantom set, or find the one that is there.
 
     Args:
-        root: its folder; by default ``phantom`` under :func:`brainlib.files.data_root`. Must be new, empty, or a phantom.
+        root: its folder; by default ``phantom`` under :func:`brainlib.files.data_root`. Must be new, empty, or a
+            phantom.
         seed: the same seed gives the same bytes on one machine, with any number of workers.
         settings: what the set holds; by default the demo set of the course (two minutes or so on two cores, once).
         workers: number of processes; by default one per core, at most 8.
@@ -58,11 +60,12 @@ def make_phantom(
 
         - ``brain-tumor-mri/{Training,Testing}/{glioma,meningioma,notumor,pituitary}/*.jpg`` and ``slices.csv``
           (path, patient, site, plane, position_mm, tumor_px: the tumor's area in the slice, without edema);
-        - ``brats2020/BraTS2020_training_data/content/data/volume_N_slice_Z.h5`` (``image`` (240, 240, 4) float64: FLAIR,
-          T1, T1c, T2, each volume standardised over the brain pixels of its slices; ``mask`` (240, 240, 3) uint8: NCR, ED,
-          ET) with ``meta_data.csv``, ``name_mapping.csv``, ``survival_info.csv``, and ``truth.csv`` (what no real
-          set has: the true volumes in ml, and survival without its noise);
-        - ``phantom.json``: hash, seed, settings and summary. It is made again when the hash of code, settings and seed changes.
+        - ``brats2020/BraTS2020_training_data/content/data/volume_N_slice_Z.h5`` (``image`` (240, 240, 4) float64:
+          FLAIR, T1, T1c, T2, each volume standardised over the brain pixels of its slices; ``mask`` (240, 240, 3)
+          uint8: NCR, ED, ET) with ``meta_data.csv``, ``name_mapping.csv``, ``survival_info.csv``, and ``truth.csv``
+          (what no real set has: the true volumes in ml, and survival without its noise);
+        - ``phantom.json``: hash, seed, settings and summary. It is made again when the hash of code, settings and
+          seed changes.
 
     Raises:
         DataError: the folder holds something else, cannot be written to, or the disk is full.
@@ -237,7 +240,9 @@ def _write_volume(folder: Path, number: int, settings: PhantomSettings, seed: in
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:
             for name, data in (("image", images[row]), ("mask", masks[row])):
-                file.create_dataset(name, data=data, compression="gzip", compression_opts=4, shuffle=True, chunks=data.shape)
+                file.create_dataset(
+                    name, data=data, compression="gzip", compression_opts=4, shuffle=True, chunks=data.shape
+                )
         with atomic_path(folder / f"volume_{number}_slice_{z}.h5") as path:
             path.write_bytes(buffer.getbuffer())
     return {
@@ -292,7 +297,10 @@ def _finish(staging: Path, key: str, seed: int, settings: PhantomSettings) -> No
     _table(folder / "truth.csv", ["Brats20ID", "Grade", "Site", *truth_names, "expected_days"], truth)
 
     shutil.rmtree(state)
-    counts = {split: {c: len(list((staging / MRI / split / c).iterdir())) for c in CLASSES} for split in ("Training", "Testing")}
+    counts = {
+        split: {c: len(list((staging / MRI / split / c).iterdir())) for c in CLASSES}
+        for split in ("Training", "Testing")
+    }
     summary = {
         "images": counts,
         "patients": settings.patients_per_class * len(CLASSES),
