@@ -13,6 +13,7 @@ from torch import nn
 
 from brainlib.data.augment import to_input
 from brainlib.files import DataError
+from brainlib.metrics import accuracy, auroc, mean_confidence, recall
 from brainlib.train import Data
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -152,3 +153,20 @@ def _interval(value: float, drawn: Sequence[float], level: float) -> Interval:
     # A draw may lack a class, and its metric is then nan; such draws are left out.
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
+
+
+def summarize(predictions: Predictions | Sequence[Predictions], classes: Sequence[str]) -> dict[str, Interval]:
+    """The metrics that every record of a classifier carries, each with its bootstrap interval.
+
+    ``accuracy``, ``confidence`` (mean largest probability, over all items), ``auroc`` (mean over classes, one against
+    the rest) and ``recall_<class>``. The calibration error is left out: resampling biases it upward, so a percentile
+    interval around it would not hold what it says.
+    """
+    metrics: dict[str, Metric] = {
+        "accuracy": accuracy,
+        "confidence": mean_confidence,
+        "auroc": lambda probabilities, labels: float(np.nanmean(auroc(probabilities, labels))),
+    }
+    for c, name in enumerate(classes):
+        metrics[f"recall_{name}"] = lambda probabilities, labels, c=c: float(recall(probabilities, labels)[c])
+    return {name: bootstrap(metric, predictions) for name, metric in metrics.items()}

@@ -191,6 +191,8 @@ def read_slice(path: str | os.PathLike[str], size: int = 128) -> tuple[np.ndarra
     """
     content = Path(path).read_bytes()
     with Image.open(path) as picture:
+        if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip instead of scale
+            picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
         grey = picture.convert("L")
     head = Image.fromarray(crop_margins(np.asarray(grey))).resize((CROPPED, CROPPED), Image.Resampling.BILINEAR)
     if size != CROPPED:

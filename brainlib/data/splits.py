@@ -59,7 +59,7 @@ def group_split(
         For each fraction an int64 array of positions, sorted.
 
     Raises:
-        DataError: the fractions do not sum to 1, or there are fewer groups than parts.
+        DataError: the fractions do not sum to 1, or there are too few groups for a part to get one.
     """
     groups = np.asarray(groups)
     fractions = np.asarray(fractions, dtype=float)
@@ -80,6 +80,8 @@ def group_split(
         lack = (missing / (fractions[:, None] * content.sum(0) + 1e-9)) @ content[group]
         part[group] = int(np.argmax(lack))
         missing[part[group]] -= content[group]
+    if len(np.unique(part)) < len(fractions):
+        raise DataError(f"{len(names)} groups are too few, or too unequal, for parts of {fractions.tolist()}")
     return tuple(np.flatnonzero(part[member] == p) for p in range(len(fractions)))
 
 

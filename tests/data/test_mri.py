@@ -236,7 +236,6 @@ def test_modes_of_pictures(tmp_path, mode):
         np.testing.assert_allclose(found, read_slice(tmp_path / "gray.png", 32)[0], atol=4)
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow clips 16 bits to 8 instead of scaling them")
 def test_sixteen_bits_are_scaled(tmp_path):
     Image.fromarray(head()).save(tmp_path / "8.png")
     Image.fromarray(head().astype(np.uint16) * 257).save(tmp_path / "16.png")

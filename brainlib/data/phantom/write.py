@@ -37,6 +37,10 @@ _STATE = ".state"  # inside the hidden folder: one file per finished patient
 _MODALITIES = ("FLAIR", "T1", "T1c", "T2")
 
 
+class _Stopped(DataError):
+    """A worker ended early for another reason than the disk: what is done stays, for the next call to go on with."""
+
+
 def make_phantom(
     root: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -93,6 +97,8 @@ def make_phantom(
             _replace(staging, root)
     except OSError as error:
         raise explain(error, root) from error
+    except _Stopped:
+        raise
     except DataError:
         shutil.rmtree(staging, ignore_errors=True)  # a full disk is not made better by half a phantom
         raise
@@ -200,11 +206,12 @@ def _make(staging: Path, seed: int, settings: PhantomSettings, workers: int, pro
                     child.terminate()
             messages = [child.communicate()[1].decode(errors="replace").strip() for child in children]
         for child, message in zip(children, messages, strict=True):
+            if child.returncode == 3:  # the worker says what the user can mend
+                raise DataError(message.splitlines()[-1])
             if child.returncode > 0:
-                last = message.splitlines()[-1] if message else "no message"
-                raise DataError(last if child.returncode == 3 else f"a phantom worker failed: {message}")
+                raise _Stopped(f"a phantom worker failed: {message}")
         if any(child.returncode for child in children):
-            raise DataError("a phantom worker was stopped; call make_phantom again to go on")
+            raise _Stopped("a phantom worker was stopped; call make_phantom again to go on")
         bar.update(sum(1 for _ in state.glob("*.json")) - bar.n)
 
 
