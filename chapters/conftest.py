@@ -1,4 +1,4 @@
-"""For ``pytest --nbval chapters``: chapters are committed without execution counts, which nbval takes for "not run"."""
+"""nbval takes a cell without an execution count for "not run"; chapters have none."""
 
 
 def pytest_collection_modifyitems(items):
