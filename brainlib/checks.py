@@ -33,6 +33,7 @@ TAGS = {
 ABSOLUTE_PATH = re.compile(
     r"(?<![\w.:/\\~-])/(?:home|root|tmp|Users|work|opt|mnt|scratch|var/folders)/[^\s'\"]*|\b[A-Z]:\\\w[^\s'\"]*|\bsite-packages\b"
 )
+OBJECT = re.compile(r"<[\w.]+[^<>\n]* at 0x[0-9a-f]+>")
 WARNING = re.compile(r"\b[A-Z]\w*Warning:")
 MEASURED = re.compile(r"(?<![\w.])\d+\.\d+ ?%|\b0\.\d{2,}\b|(?<![\w.])\d+ ?%")
 EXERCISE = re.compile(r"\b(\d+\.\d+) \(([^()]*\bobjectives? (\d[\d, and]*)[^()]*)\)")
@@ -162,6 +163,8 @@ def check_outputs(notebook: Any) -> list[str]:
                 problems.append(f"{_name(cell)}: writes to stderr: {text.strip().splitlines()[:1]}")
             elif found := WARNING.search(text):
                 problems.append(f"{_name(cell)}: the output holds a warning, {found[0]}")
+            elif found := OBJECT.search(text):
+                problems.append(f"{_name(cell)}: the output shows an object's address, {found[0]}; assign it to a name")
             lines += len((output.get("data", {}).get("text/plain") or output.get("text", "")).splitlines())
         if lines > MAX_OUTPUT_LINES:
             problems.append(f"{_name(cell)}: prints {lines} lines, more than {MAX_OUTPUT_LINES}")

@@ -56,6 +56,7 @@ def test_a_good_chapter_has_no_problems(tmp_path):
         (printing("line\n" * 31), "prints 31 lines"),
         (printing("oh\n", "stderr"), "writes to stderr"),
         (printing("x.py:3: UserWarning: old\n"), "a warning, UserWarning:"),
+        (printing("<matplotlib.legend.Legend object at 0x7f4f5d95b4d0>\n"), "an object's address"),
         (printing("saved to /home/ann/x.npz\n"), "an absolute path in the output: /home/ann/x.npz"),
         (printing("C:\\Users\\ann\n"), "an absolute path in the output"),
         (printing("lib/python3.11/site-packages/torch\n"), "an absolute path in the output"),
