@@ -2,6 +2,7 @@
 
 from brainlib.data.augment import Augment, repeat_channels, to_input
 from brainlib.data.mri import CLASSES, MRIDataset, crop_margins, load_mri, read_slice
+from brainlib.data.phantom import PhantomSettings, make_phantom
 from brainlib.data.splits import audit, check_split, group_split, link_groups
 from brainlib.files import DataError, data_root
 
@@ -10,6 +11,7 @@ __all__ = [
     "Augment",
     "DataError",
     "MRIDataset",
+    "PhantomSettings",
     "audit",
     "check_split",
     "crop_margins",
@@ -17,6 +19,7 @@ __all__ = [
     "group_split",
     "link_groups",
     "load_mri",
+    "make_phantom",
     "read_slice",
     "repeat_channels",
     "to_input",

@@ -1,7 +1,7 @@
 """A fixed seed gives the same patients on every machine, up to the last digits of its arithmetic.
 
-On one machine the bytes are equal (test_phantom_set.py). Another processor may round differently, so here only summaries
-are compared with values that were once measured: brightness to 1 %, the area of the masks to 3 %.
+On one machine the bytes are equal (test_phantom_set.py). Another processor may round differently, so only summaries
+are compared here, with values that were once measured: brightness to 1 %, the area of the masks to 3 %.
 """
 
 import h5py
