@@ -1,8 +1,10 @@
-"""nbval takes a cell without an execution count for "not run"; chapters have none."""
+"""nbval takes cells without an execution count for "not run"; ours have none."""
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         cell = getattr(item, "cell", None)
         if cell is not None and cell.get("cell_type") == "code":
-            cell.execution_count = 1  # in memory only; nbval then compares the outputs
+            cell.execution_count = (
+                1  # in memory only; nbval then compares the outputs
+            )
