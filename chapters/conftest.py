@@ -1,4 +1,4 @@
-"""nbval takes cells without an execution count for "not run"; ours have none."""
+"""nbval takes a cell without an execution count as not run; ours have none."""
 
 
 def pytest_collection_modifyitems(items):
