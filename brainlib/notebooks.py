@@ -24,7 +24,8 @@ CELL_METADATA = ("cellView", "deletable", "editable", "jupyter", "mystnb", "nbgr
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 SETUP_CELL = """\
-# Install the course's library where it is missing (in Colab). The torch and numpy that are there stay.
+# Install the course's library where it is missing (in Colab).
+# The torch and numpy that are there stay as they are.
 import importlib.util
 import os
 import subprocess
@@ -32,10 +33,13 @@ import sys
 from importlib.metadata import version
 
 if importlib.util.find_spec("brainlib") is None:
-    source = os.environ.get("BRAINLIB_SOURCE", "git+{address}")
+    source = "git+{address}"
+    source = os.environ.get("BRAINLIB_SOURCE", source)
     print("Installing brainlib from", source)
-    keep = [f"{{name}}=={{version(name)}}" for name in ("torch", "numpy") if importlib.util.find_spec(name)]
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source, *keep], check=True)
+    there = filter(importlib.util.find_spec, ("torch", "numpy"))
+    keep = [f"{{name}}=={{version(name)}}" for name in there]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, source, *keep], check=True)
     importlib.invalidate_caches()"""
 
 
