@@ -77,7 +77,7 @@ def test_the_set_up_cell_is_short_plain_python_and_names_the_address():
     text = notebooks.setup_cell("https://example.org/elsewhere")
     ast.parse(text)
     assert "git+https://example.org/elsewhere" in text
-    assert len(text.splitlines()) <= 13 and max(map(len, text.splitlines())) <= 120
+    assert len(text.splitlines()) <= 18 and max(map(len, text.splitlines())) <= 80
 
 
 def test_stamping_writes_the_set_up_cell_and_nothing_else():
