@@ -16,7 +16,7 @@ OURS = ("Makefile", ".ci/run", "*.toml", "*.txt", "*.md", "*.cff", "*.yml", "*.p
 VENDORED = "book/_static/mathjax"
 # Put together here, so that this file does not find itself.
 REGISTRIES = re.compile("|".join(re.escape("".join(parts)) for parts in [
-    ("pypi.", "org"), ("pythonhosted.", "org"), ("download.pytorch.", "org"), ("registry.npmjs.", "org"),
+    ("py", "pi.org"), ("python", "hosted.org"), ("download.py", "torch.org"), ("registry.npm", "js.org"),
     ("cdn.jsdelivr.", "net"), ("unpkg.", "com"), ("cdnjs.", "cloudflare.com"), ("fonts.", "googleapis.com"),
 ]))  # fmt: skip
 
