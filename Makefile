@@ -30,7 +30,7 @@ $(STAMP): requirements.txt pyproject.toml
 	"$(PY)" -m pip install --disable-pip-version-check -r requirements.txt
 	@touch "$@"
 
-phantom: $(READY)  ## make the artificial patients of the demo (about three minutes, once)
+phantom: $(READY)  ## make the artificial patients of the demo (a minute or two, once)
 	@echo "== Phantom"
 	@"$(PY)" -m brainlib data phantom
 
