@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ ABSOLUTE_PATH = re.compile(
     r"(?<![\w.:/\\~-])/(?:home|root|tmp|Users|work|opt|mnt|scratch|var/folders)/[^\s'\"]*|\b[A-Z]:\\\w[^\s'\"]*|\bsite-packages\b"
 )
 OBJECT = re.compile(r"<[\w.]+[^<>\n]* at 0x[0-9a-f]+>")
+CONTROL = re.compile(r"<figure class=\"brainlib-.*?</figure>", re.DOTALL)  # of brainlib.interact
+DATA_URI = re.compile(r"data:[\w/+.-]+;base64,[\w/+=]*")
 WARNING = re.compile(r"\b[A-Z]\w*Warning:")
 MEASURED = re.compile(r"(?<![\w.])\d+\.\d+ ?%|\b0\.\d{2,}\b|(?<![\w.])\d+ ?%")
 EXERCISE = re.compile(r"\b(\d+\.\d+) \(([^()]*\bobjectives? (\d[\d, and]*)[^()]*)\)")
@@ -165,24 +168,34 @@ def check_outputs(notebook: Any) -> list[str]:
                 problems.append(f"{_name(cell)}: the output holds a warning, {found[0]}")
             elif found := OBJECT.search(text):
                 problems.append(f"{_name(cell)}: the output shows an object's address, {found[0]}; assign it to a name")
-            lines += len((output.get("data", {}).get("text/plain") or output.get("text", "")).splitlines())
+            if not _controls(output):  # of which a reader sees no text
+                lines += len((output.get("data", {}).get("text/plain") or output.get("text", "")).splitlines())
         if lines > MAX_OUTPUT_LINES:
             problems.append(f"{_name(cell)}: prints {lines} lines, more than {MAX_OUTPUT_LINES}")
     return problems
 
 
 def check_figures(notebook: Any, number: str) -> list[str]:
-    """Every figure on the page has alt text, a caption, and a label ``fig-NN-...``; one figure a cell."""
+    """Every figure on the page has alt text, a caption, and a label ``fig-NN-...``; one figure a cell.
+
+    A control (`brainlib.interact`) brings its alt text and caption in its HTML; its pictures differ between machines.
+    """
     problems = []
     for cell in notebooks.code_cells(notebook):
         if notebooks.tags(cell) & {"remove-cell", "remove-output"}:
             continue
         pictures = sum(any(mime in output.get("data", {}) for mime in IMAGES) for output in cell.outputs)
         for output in cell.outputs:
-            html = "".join(output.get("data", {}).get("text/html", ""))
+            html = _html(output)
+            for control in _controls(output):
+                caption = re.search(r"<figcaption>(.*?)</figcaption>", control, re.DOTALL)
+                if caption is None or not caption[1].strip():
+                    problems.append(f"{_name(cell)}: a control has no caption; give scrub or animate one")
+                if "nbval-ignore-output" not in notebooks.tags(cell):
+                    problems.append(f"{_name(cell)}: shows a control, but is not tagged 'nbval-ignore-output'")
             for tag in re.findall(r"<img\b[^>]*>", html):
                 alt = re.search(r"\balt=([\"'])(.*?)\1", tag, re.DOTALL)
-                if alt is None or len(alt[2]) < MIN_ALT:
+                if alt is None or len(unescape(alt[2]).strip()) < MIN_ALT:
                     problems.append(f"{_name(cell)}: a picture in HTML has no alt text of {MIN_ALT} characters or more")
         if not pictures:
             continue
@@ -364,7 +377,17 @@ def _text(output: Any) -> str:
         return output.text
     if output.output_type == "error":
         return "\n".join(output.get("traceback", []))
-    return "\n".join("".join(content) for mime, content in output.get("data", {}).items() if mime.startswith("text/"))
+    texts = ("".join(content) for mime, content in output.get("data", {}).items() if mime.startswith("text/"))
+    return DATA_URI.sub("data:", "\n".join(texts))
+
+
+def _html(output: Any) -> str:
+    return "".join(output.get("data", {}).get("text/html", ""))
+
+
+def _controls(output: Any) -> list[str]:
+    """The scrubs and animations of an output, each as its HTML."""
+    return CONTROL.findall(_html(output))
 
 
 def _name(cell: Any) -> str:

@@ -17,10 +17,6 @@ from typing import Any
 import brainlib
 from brainlib.files import DataError, data_root
 
-PHANTOM_NEXT = "make it with 'brainlib data phantom'"
-MRI_NEXT = "download masoudnickparvar/brain-tumor-mri-dataset from Kaggle and unpack it there"
-BRATS_NEXT = "download awsaf49/brats2020-training-data from Kaggle and unpack it there"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
@@ -99,9 +95,27 @@ def build_parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=int, default=0, help="another seed makes other patients (default: 0)")
     phantom.add_argument("--workers", type=int, metavar="N", help="processes to use (default: one for each core)")
     phantom.set_defaults(action=phantom_command)
-    look = kinds.add_parser(
-        "check", help="say which data are there", description="Say which data are there and how to get the others."
+    kaggle = kinds.add_parser(
+        "kaggle",
+        help="download the real data",
+        description="Download the two data sets of the study from Kaggle: mri (Brain Tumor MRI Dataset, 7023 images, "
+        "0.2 GB) and brats (BraTS 2020 training data, 369 patients, 7 GB). A download that was broken off goes on. "
+        "Kaggle may ask for a token (https://www.kaggle.com/settings/api), in KAGGLE_API_TOKEN or "
+        "~/.kaggle/access_token; it is never shown or saved.",
     )
+    kaggle.add_argument("name", nargs="?", choices=("mri", "brats"), help="which one (default: both)")
+    kaggle.add_argument("--root", type=Path, metavar="DIR", help="put it there instead of the data folder")
+    kaggle.add_argument("--force", action="store_true", help="replace what is there; the old folder is kept as .old")
+    kaggle.add_argument("--archive", type=Path, metavar="FILE", help="unpack this zip, downloaded by hand")
+    kaggle.add_argument("--version", type=int, metavar="N", help="version on Kaggle (default: the newest)")
+    kaggle.add_argument("--accept-counts", action="store_true", help="keep a version with other numbers of files")
+    kaggle.set_defaults(action=kaggle_command)
+    look = kinds.add_parser(
+        "check",
+        help="say which data are there",
+        description="Say which data are there and complete and how to get the others, and draw samples of each set.",
+    )
+    look.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw no samples")
     look.set_defaults(action=data_command)
 
     weights = commands.add_parser(
@@ -178,49 +192,36 @@ def phantom_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def kaggle_command(options: argparse.Namespace) -> int:
+    """``brainlib data kaggle``"""
+    from brainlib.data.kaggle import SETS, download
+
+    if options.name is None and (options.archive or options.version):
+        raise DataError(f"--archive and --version need the name of the data set: one of {', '.join(SETS)}")
+    for name in [options.name] if options.name else list(SETS):
+        folder = download(
+            name,
+            options.root,
+            force=options.force,
+            archive=options.archive,
+            version=options.version,
+            accept_counts=options.accept_counts,
+        )
+        print(f"{name} is in {folder}", flush=True)
+    return 0
+
+
 def data_command(options: argparse.Namespace) -> int:
     """``brainlib data check``: exit 1 when something that is there is incomplete; what is not there is only named."""
-    root = data_root()
-    print(f"data folder: {root} ({'from BRAINLIB_DATA' if os.environ.get('BRAINLIB_DATA') else 'the default'})")
-    wrong = 0
-    sets = (
-        ("phantom, single slices", root / "phantom" / "brain-tumor-mri", count_slices, PHANTOM_NEXT),
-        ("phantom, volumes", root / "phantom" / "brats2020", count_volumes, PHANTOM_NEXT),
-        ("brain-tumor-mri", root / "brain-tumor-mri", count_slices, MRI_NEXT),
-        ("brats2020", root / "brats2020", count_volumes, BRATS_NEXT),
-    )
-    for name, folder, count, following in sets:
-        try:
-            found = count(folder) if folder.is_dir() else f"not found at {folder}; {following}"
-        except DataError as error:
-            wrong, found = wrong + 1, f"incomplete: {error}"
-        print(f"{name}: {found}")
-    return int(wrong > 0)
+    from brainlib.datacheck import check_data
 
-
-def count_slices(folder: Path) -> str:
-    """How many images of single slices lie under ``folder``, in words."""
-    from brainlib.data.mri import CLASSES, SPLITS, find_root, list_files
-
-    root = find_root(folder)
-    files = list_files(root)
-    parts = []
-    for split in SPLITS:
-        counts = [sum(p.parent.name == name and p.parent.parent.name == split for p in files) for name in CLASSES]
-        listing = ", ".join(f"{name} {n}" for name, n in zip(CLASSES, counts, strict=True))
-        parts.append(f"{split} {sum(counts)} ({listing})")
-    return f"{len(files)} images in {root}: {'; '.join(parts)}"
-
-
-def count_volumes(folder: Path) -> str:
-    """How many BraTS volumes lie under ``folder``, as NIfTI folders or as per-slice HDF5 files, in words."""
-    slices = [path.stem.split("_") for path in folder.rglob("volume_*_slice_*.h5")]
-    scans = {path.parent for path in folder.rglob("*_seg.nii*")}
-    if not slices and not scans:
-        raise DataError(f"{folder} holds neither volume_N_slice_Z.h5 nor *_seg.nii files: {BRATS_NEXT}")
-    parts = [f"{len(scans)} patients as NIfTI"] if scans else []
-    parts += [f"{len({s[1] for s in slices})} patients as {len(slices)} HDF5 slices"] if slices else []
-    return f"{' and '.join(parts)} in {folder}"
+    print(f"data folder: {data_root()} ({'from BRAINLIB_DATA' if os.environ.get('BRAINLIB_DATA') else 'the default'})")
+    findings = check_data(pictures=options.pictures)
+    for finding in findings:
+        print(f"{finding.name}: {'' if finding.state == 'absent' else finding.state + ', '}{finding.text}")
+        if finding.sheet:
+            print(f"  samples: {finding.sheet}")
+    return int(any(finding.state == "incomplete" for finding in findings))
 
 
 def weights_command(options: argparse.Namespace) -> int:

@@ -297,8 +297,13 @@ def _kernel_class() -> type:
                 # The history of IPython is a database in the home folder, which network file systems lock badly.
                 argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
                 + ["--HistoryManager.enabled=False", "--Application.log_level=CRITICAL"],
-                # Sets print in one order, and figures go to the notebook even where MPLBACKEND says otherwise.
-                env={"PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+                # Sets print in one order, figures go to the notebook even where MPLBACKEND says otherwise, and controls
+                # hold all their pictures.
+                env={
+                    "PYTHONHASHSEED": "0",
+                    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+                    "BRAINLIB_CONTROLS": "static",
+                },
                 language="python",
                 **{k: v for k, v in notebooks.KERNELSPEC.items() if k == "display_name"},
             )

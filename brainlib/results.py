@@ -1,23 +1,29 @@
-"""The only reader and writer of recorded runs: ``<results>/<chapter>/<run>.json`` and the weights beside them."""
+"""The only reader and writer of recorded runs: ``<results>/<chapter>/<run>.json``, weights and figures beside it."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 import brainlib
 from brainlib.evaluate import Interval
-from brainlib.files import DataError, data_root, write_tensors, write_text
+from brainlib.files import DataError, atomic_path, data_root, write_tensors, write_text
 from brainlib.models import create_model
+from brainlib.pictures import to_image, to_page, to_webp
 
 try:
     import resource
@@ -26,6 +32,14 @@ except ImportError:  # Windows
 
 _SOURCE_TREE = Path(__file__).parents[1] / "book" / "results"
 _INSTALLED = Path(__file__).parent / "records"
+
+OPTIONAL = {"figures", "tables"}  # keys that records of the first chapters lack
+MAX_FIGURE_WIDTH = 1400  # pixels
+MAX_FIGURE_BYTES = 400_000  # of a file in the book
+MAX_SHOWN_BYTES = 150_000  # of a picture in a notebook
+FIGURE_DPI = 200
+PAGE_DPI = 110  # that of a figure which a cell draws: both are as large on the page
+MIN_ALT = 40  # characters; less does not describe a figure
 
 
 @dataclass
@@ -38,6 +52,8 @@ class Record:
         settings: everything that was chosen, hyperparameters first.
         metrics: name to value and the ends of its 95 % interval.
         seconds: time spent training, summed over seeds.
+        figures: name to alt text of the pictures saved beside the record; `show_figure` shows one.
+        tables: name to whatever JSON holds, such as a list of rows.
     """
 
     chapter: str
@@ -53,6 +69,9 @@ class Record:
     peak_memory_bytes: int = field(default_factory=lambda: peak_memory_bytes())
     brainlib: str = brainlib.__version__
     commit: str | None = field(default_factory=lambda: git_commit())
+    figures: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
+    folder: ClassVar[Path | None] = None  # where it was saved to or loaded from
 
     def __post_init__(self) -> None:
         missing = {"name", "fingerprint", "split", "train", "validation", "test"} - set(self.data)
@@ -76,9 +95,26 @@ def _own_root() -> Path:
     return _SOURCE_TREE if _SOURCE_TREE.is_dir() else data_root() / "results"
 
 
-def save_record(record: Record, model: nn.Module | None = None, root: Path | None = None) -> Path:
-    """Write a record, and ``model``'s weights in float16 beside it; returns the JSON file."""
+def save_record(
+    record: Record,
+    model: nn.Module | None = None,
+    root: Path | None = None,
+    *,
+    figures: Mapping[str, tuple[Figure, str]] | None = None,
+) -> Path:
+    """Write a record, and beside it ``model``'s weights in float16 and its figures as WebP; returns the JSON file.
+
+    Args:
+        figures: name (lower-case letters, digits, hyphens) to a figure and its alt text of 40 characters or more. They
+            become ``record.figures``; figures of an earlier run of this name are removed.
+
+    Raises:
+        DataError: a name or alt text that cannot be used, or a figure of more than 400 kB; nothing is written then.
+    """
     target = (root or _own_root()) / record.chapter / f"{record.run}.json"
+    pictures = {name: _encode_figure(record, name, *value) for name, value in (figures or {}).items()}
+    if figures is not None:
+        record.figures = {name: alt for name, (_, alt) in figures.items()}
     if model is not None:
         weights = {
             name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
@@ -87,8 +123,38 @@ def save_record(record: Record, model: nn.Module | None = None, root: Path | Non
         write_tensors(target.with_suffix(".safetensors"), weights)
     content = asdict(record)
     content["metrics"] = {name: value._asdict() for name, value in record.metrics.items()}
+    for name, picture in pictures.items():
+        with atomic_path(_figure_path(target.parent, record.run, name)) as temporary:
+            temporary.write_bytes(picture)
     write_text(target, json.dumps(content, indent=1) + "\n")
+    record.folder = target.parent
+    kept = {_figure_path(target.parent, record.run, name) for name in record.figures}
+    for path in target.parent.glob("[!.]*.webp"):
+        if path.stem.rpartition(".")[0] == record.run and path not in kept:
+            path.unlink(missing_ok=True)
     return target
+
+
+def _figure_path(folder: Path, run: str, name: str) -> Path:
+    return folder / f"{run}.{name}.webp"
+
+
+def _encode_figure(record: Record, name: str, figure: Figure, alt: str) -> bytes:
+    """The WebP file of a figure, checked."""
+    where = f"figure {name!r} of {record.name}"
+    if not re.fullmatch(r"[a-z0-9-]+", name):
+        raise DataError(f"{where}: a name has lower-case letters, digits and hyphens only")
+    if len(alt.strip()) < MIN_ALT:
+        raise DataError(f"{where}: the alt text has {len(alt.strip())} characters; describe it in {MIN_ALT} or more")
+    image = to_image(figure, FIGURE_DPI, tight=True)
+    image.thumbnail((MAX_FIGURE_WIDTH, image.height), Image.Resampling.LANCZOS)
+    content = to_webp(image, quality=85)
+    if len(content) > MAX_FIGURE_BYTES:
+        raise DataError(
+            f"{where} has {len(content) / 1e3:.0f} kB, more than {MAX_FIGURE_BYTES / 1e3:.0f} kB: show fewer pictures, "
+            "or make it less high (the width is at most 1400 pixels whatever its inches)"
+        )
+    return content
 
 
 def load_records(chapter: str, profile: str | None = "full", root: Path | None = None) -> list[Record]:
@@ -103,10 +169,11 @@ def load_records(chapter: str, profile: str | None = "full", root: Path | None =
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 content["metrics"] = {name: (v["value"], v["low"], v["high"]) for name, v in content["metrics"].items()}
-                missing = {f.name for f in fields(Record)} - set(content)
+                missing = {f.name for f in fields(Record)} - OPTIONAL - set(content)
                 if missing:  # the defaults describe a run on this machine, not one that was read
                     raise KeyError(", ".join(sorted(missing)))
                 record = Record(**content)
+                record.folder = path.parent
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{path} is not a record of a run ({error}): delete it or make the run again"
@@ -114,6 +181,44 @@ def load_records(chapter: str, profile: str | None = "full", root: Path | None =
             if profile is None or record.profile == profile:
                 found[record.run] = record
     return [found[run] for run in sorted(found)]
+
+
+class RecordedFigure:
+    """What `show_figure` returns; shown as the last value of a cell, like a figure that the cell drew."""
+
+    def __init__(self, title: str, alt: str, image: Image.Image) -> None:
+        self.title, self.alt, self.image = title, alt, image
+
+    def __repr__(self) -> str:
+        return f"Figure {self.title}"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        mime, content = to_page(self.image, MAX_SHOWN_BYTES)
+        look = {"alt": self.alt, "width": round(self.image.width * PAGE_DPI / FIGURE_DPI)}
+        return {mime: base64.b64encode(content).decode("ascii"), "text/plain": repr(self)}, {mime: look}
+
+
+def show_figure(record: Record, name: str) -> RecordedFigure:
+    """A figure that was saved with a record, for the last line of a cell.
+
+    The site takes caption, label and alt text from the cell's metadata, as for any figure.
+
+    Raises:
+        DataError: the record has no such figure, or its file is missing or damaged.
+    """
+    if name not in record.figures:
+        known = ", ".join(sorted(record.figures)) or "none"
+        raise DataError(f"{record.name} has no figure {name!r}; it has: {known}")
+    if record.folder is None:
+        raise DataError(f"{record.name} was neither saved nor loaded, so its figures are nowhere: save_record it first")
+    path = _figure_path(record.folder, record.run, name)
+    try:
+        with Image.open(path) as file:
+            return RecordedFigure(f"{name} of {record.name}", record.figures[name], file.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: fetch it or make the run again") from error
+    except OSError as error:
+        raise DataError(f"{path} is no picture ({error}): fetch it or make the run again") from error
 
 
 def study_results(model: str) -> dict[str, float]:

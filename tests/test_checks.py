@@ -17,6 +17,18 @@ def figure_cell(name="figure", alt=ALT, caption=CAPTION, label="fig-01-line", co
     return cell
 
 
+def control_cell(alt=ALT, caption=CAPTION, tags=("nbval-ignore-output",), source="show()"):
+    """A cell that shows a control of `brainlib.interact`, whose pictures could hold any letters."""
+    html = (
+        f'<figure class="brainlib-scrub" id="x">\n<img src="data:image/webp;base64,A+/tmp/site/home/aZ=" alt="{alt}">\n'
+        f"<figcaption>{caption}</figcaption>\n<script></script>\n</figure>"
+    )
+    cell = code("control", source, *tags)
+    data = {"text/html": html, "text/plain": "Scrub(x: 2 values)\n" * 40}
+    cell.outputs = [nbformat.v4.new_output("execute_result", data, execution_count=None)]
+    return cell
+
+
 def printing(text, name="stdout"):
     cell = code("prints", "show()")
     cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text)]
@@ -40,6 +52,7 @@ def test_a_good_chapter_has_no_problems(tmp_path):
         markdown("link", "See [the paper](https://doi.org/10.1000/0.123) and 12 slices, 0.5 mm, section 1.10."),
         printing("one line\n" * 30),
         figure_cell(),
+        control_cell(),
     ]
     assert problems_of(tmp_path, chapter(*body)) == []
 
@@ -52,6 +65,11 @@ def test_a_good_chapter_has_no_problems(tmp_path):
         (figure_cell(caption=" "), "no caption"),
         (figure_cell(label="fig-02-line"), "is not fig-01-"),
         (figure_cell(count=2), "2 figures"),
+        # controls
+        (control_cell(alt="A plot."), "a picture in HTML has no alt text of 40"),
+        (control_cell(alt="&quot;" * 39), "a picture in HTML has no alt text of 40"),
+        (control_cell(caption=" "), "a control has no caption"),
+        (control_cell(tags=()), "not tagged 'nbval-ignore-output'"),
         # outputs
         (printing("line\n" * 31), "prints 31 lines"),
         (printing("oh\n", "stderr"), "writes to stderr"),
@@ -158,6 +176,18 @@ def test_a_new_record_makes_the_chapter_that_shows_it_stale(tmp_path):
     records.mkdir(parents=True)
     (records / "run.json").write_text("{}")
     assert "its recorded results changed" in checks.check_chapters(tmp_path / "course")[0]
+
+
+def test_a_new_figure_of_a_record_makes_the_chapter_stale(tmp_path):
+    root = write_course(tmp_path / "course", **{"01_a": chapter()})
+    records = root / "book" / "results" / "01_a"
+    records.mkdir(parents=True)
+    (records / "run.json").write_text("{}")
+    (records / "run.loss.webp").write_bytes(b"old")
+    mark_fresh(root, root / "chapters" / "01_a.ipynb")
+    assert checks.check_chapters(root) == []
+    (records / "run.loss.webp").write_bytes(b"new")
+    assert "its recorded results changed" in checks.check_chapters(root)[0]
 
 
 def test_a_slow_chapter_is_caught(tmp_path):

@@ -218,10 +218,11 @@ NBVAL = ["-m", "pytest", "--nbval", "--nbval-current-env", "-p", "no:cacheprovid
 
 
 def test_nbval_compares_outputs_although_no_execution_count_is_kept(tmp_path, repository):
-    right, wrong, free = code("right", "print(1 + 1)"), code("wrong", "print(1 + 1)"), code("free", "print(1 + 1)")
+    right = code("right", "import os\nprint(1 + 1, os.environ['BRAINLIB_CONTROLS'])")
+    wrong, free = code("wrong", "print(1 + 1)"), code("free", "print(1 + 1)")
     silent = code("silent", "print('new')")  # no output is recorded, but there is one
     free.metadata["tags"] = ["nbval-ignore-output"]
-    for cell, text in ((right, "2\n"), (wrong, "3\n"), (free, "3\n")):
+    for cell, text in ((right, "2 static\n"), (wrong, "3\n"), (free, "3\n")):
         cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
     root = write_course(tmp_path / "course", **{"01_a": chapter(right, free, wrong, silent)})
     (root / "chapters" / "conftest.py").write_bytes((repository / "chapters" / "conftest.py").read_bytes())

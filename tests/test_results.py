@@ -1,14 +1,19 @@
 """Records of runs: written whole, read back as they were, and those in the book complete and in order."""
 
+import base64
+import io
 import json
 import math
 import re
 from dataclasses import fields
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from helpers import mounted, tree
+from PIL import Image
 from torch import nn
 
 import brainlib
@@ -23,11 +28,14 @@ from brainlib.results import (
     load_records,
     results_root,
     save_record,
+    show_figure,
     study_results,
 )
 
 BOOK = Path(__file__).parents[1] / "book" / "results"
 KEYS = "chapter run model profile data settings seeds metrics hardware seconds peak_memory_bytes brainlib commit"
+LATER_KEYS = ["figures", "tables"]  # which the first records lack
+ALT = "A line that rises from the lower left to the upper right."
 DATA = {"name": "noise", "fingerprint": "0123456789abcdef", "split": "official", "train": 8, "validation": 2, "test": 4}
 
 
@@ -60,7 +68,8 @@ def test_record_comes_back_as_it_was(own):
     assert path == own / "05_custom_cnn" / "official.json" and list(tree(own)) == ["05_custom_cnn/official.json"]
     assert load_records("05_custom_cnn") == [record] and record.name == "05_custom_cnn/official"
     stored = json.loads(path.read_text(encoding="utf-8"))
-    assert sorted(stored) == sorted(KEYS.split())
+    assert sorted(stored) == sorted(KEYS.split() + LATER_KEYS)
+    assert stored["figures"] == stored["tables"] == {}
     assert stored["metrics"] == {"accuracy": {"value": 0.9, "low": 0.85, "high": 0.95}}
 
 
@@ -98,6 +107,21 @@ def test_your_own_run_replaces_the_one_of_the_course(tmp_path, monkeypatch):
     assert save_record(make_record(seconds=2.0)).is_relative_to(tmp_path / "data" / "results")
     assert [(r.run, r.seconds) for r in load_records("05_custom_cnn")] == [("official", 2.0), ("other", 12.5)]
     assert make_record().commit is None  # an installed package has no commit
+
+
+@pytest.mark.parametrize("key", LATER_KEYS)
+def test_old_records_without_figures_or_tables_are_read(own, key):
+    path = save_record(make_record())
+    content = json.loads(path.read_text())
+    del content[key]
+    path.write_text(json.dumps(content))
+    assert load_records("05_custom_cnn")[0].figures == load_records("05_custom_cnn")[0].tables == {}
+
+
+def test_tables_come_back(own):
+    rows = [{"patient": "001", "dice": 0.5, "note": None}, {"patient": "002", "dice": 1.0, "note": "ä"}]
+    save_record(make_record(tables={"patients": rows}))
+    assert load_records("05_custom_cnn")[0].tables == {"patients": rows}
 
 
 @pytest.mark.parametrize("key", sorted(DATA))
@@ -189,6 +213,95 @@ def test_weights_that_do_not_fit(own):
         load_model("05_custom_cnn/official")
 
 
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def line():
+    figure, ax = plt.subplots(figsize=(4, 2))
+    ax.plot([0, 1], [0, 1])
+    yield figure
+    plt.close(figure)
+
+
+def test_figures_lie_beside_the_record(own, line):
+    record = make_record()
+    save_record(record, figures={"roc-1": (line, ALT), "loss": (line, ALT)})
+    assert record.figures == {"roc-1": ALT, "loss": ALT} and load_records("05_custom_cnn") == [record]
+    names = ["official.json", "official.loss.webp", "official.roc-1.webp"]
+    assert sorted(tree(own)) == [f"05_custom_cnn/{name}" for name in names]
+    for shown in (show_figure(record, "loss"), show_figure(load_records("05_custom_cnn")[0], "loss")):
+        data, metadata = shown._repr_mimebundle_()
+        assert sorted(data) == ["image/png", "text/plain"]
+        assert data["text/plain"] == "Figure loss of 05_custom_cnn/official"
+        picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+        assert picture.format == "PNG" and 700 < picture.width < 900  # 4 inches at 200 dpi, cut to what is drawn
+        assert metadata == {"image/png": {"alt": ALT, "width": round(0.55 * picture.width)}}
+
+
+def test_a_second_run_removes_figures_that_it_does_not_have(own, line):
+    save_record(make_record("official.b"), figures={"loss": (line, ALT)})
+    save_record(make_record(), figures={"loss": (line, ALT), "roc": (line, ALT)})
+    (first, _) = load_records("05_custom_cnn")
+    save_record(first)  # keeps what it has
+    assert len(tree(own)) == 5
+    save_record(make_record(), figures={"roc": (line, ALT)})
+    assert sorted(n.split("/")[1] for n in tree(own) if n.endswith("webp")) == [
+        "official.b.loss.webp",
+        "official.roc.webp",
+    ]
+    save_record(make_record())
+    assert [n for n in tree(own) if n.endswith("webp")] == ["05_custom_cnn/official.b.loss.webp"]
+
+
+def test_a_wide_figure_is_scaled_and_a_heavy_picture_shown_lighter(own, monkeypatch):
+    noise = np.random.default_rng(0).random((60, 240))
+    figure, ax = plt.subplots(figsize=(12, 3))
+    ax.imshow(noise, interpolation="bicubic")
+    save_record(make_record(), figures={"noise": (figure, ALT)})
+    plt.close(figure)
+    shown = show_figure(load_records("05_custom_cnn")[0], "noise")
+    assert shown.image.width == 1400
+    data, metadata = shown._repr_mimebundle_()
+    assert sorted(data) == ["image/jpeg", "text/plain"]  # as PNG it would be too large
+    assert len(data["image/jpeg"]) <= results.MAX_SHOWN_BYTES * 4 / 3 + 4 and metadata["image/jpeg"]["width"] == 770
+
+
+@pytest.mark.parametrize(
+    ("name", "alt", "message"),
+    [
+        ("a_b", ALT, "'a_b' of 05_custom_cnn/official: a name has lower-case"),
+        ("../x", ALT, "a name has lower-case"),
+        ("a", "A line.", "7 characters; describe it in 40"),
+    ],
+)
+def test_a_figure_that_cannot_be_used_is_refused_before_anything_is_written(own, line, name, alt, message):
+    with pytest.raises(DataError, match=message):
+        save_record(make_record(), nn.Linear(2, 2), figures={"good": (line, ALT), name: (line, alt)})
+    assert tree(own) == {}
+
+
+def test_a_figure_that_is_too_large_is_refused(own, line, monkeypatch):
+    monkeypatch.setattr(results, "MAX_FIGURE_BYTES", 1000)
+    with pytest.raises(DataError, match="'loss' of 05_custom_cnn/official has . kB, more than 1 kB: show fewer"):
+        save_record(make_record(), figures={"loss": (line, ALT)})
+    assert tree(own) == {}
+
+
+def test_a_figure_that_is_not_there(own, line):
+    record = make_record(figures={"loss": ALT})
+    with pytest.raises(DataError, match="neither saved nor loaded"):
+        show_figure(record, "loss")
+    save_record(record)
+    with pytest.raises(DataError, match="official.loss.webp is missing"):
+        show_figure(record, "loss")
+    (own / "05_custom_cnn" / "official.loss.webp").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="official.loss.webp is no picture"):
+        show_figure(record, "loss")
+    with pytest.raises(DataError, match="no figure 'roc'; it has: loss"):
+        show_figure(record, "roc")
+
+
 # What the course has --------------------------------------------------------------------------------------------------
 
 
@@ -211,12 +324,15 @@ def test_numbers_of_the_study():
 @pytest.mark.parametrize("path", sorted(BOOK.glob("*/*.json")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_recorded_run(path):
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert sorted(content) == sorted(KEYS.split()) == sorted(f.name for f in fields(Record))
+    assert sorted(KEYS.split() + LATER_KEYS) == sorted(f.name for f in fields(Record))
+    assert sorted(set(content) - set(LATER_KEYS)) == sorted(KEYS.split())
     (record,) = [r for r in load_records(path.parent.name, profile=None, root=BOOK) if r.run == path.stem]
-    assert record.chapter == path.parent.name and record.model in list_models() and record.profile in ("demo", "full")
+    assert record.chapter == path.parent.name and record.profile in ("demo", "full")
+    assert record.model in [*list_models(), "none"]  # "none": something was measured and nothing trained
     assert re.fullmatch(r"[0-9a-f]{16}", record.data["fingerprint"])
     assert all(type(record.data[part]) is int for part in ("train", "validation", "test"))
-    assert record.data["train"] > 0 and record.data["test"] > 0 and record.data["validation"] >= 0
+    assert record.data["train"] >= (record.model != "none") and record.data["test"] > 0
+    assert record.data["validation"] >= 0
     assert record.settings and record.metrics
     for name, (value, low, high) in record.metrics.items():
         assert all(math.isfinite(x) for x in (value, low, high)), name
@@ -228,6 +344,9 @@ def test_recorded_run(path):
     )
     assert record.seconds > 0 and record.peak_memory_bytes > 0 and record.hardware and record.brainlib
     assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}", record.commit)
+    found = {p.name.split(".")[-2] for p in path.parent.glob(f"{path.stem}.*.webp")}
+    assert found == set(record.figures) and all(len(alt) >= 40 for alt in record.figures.values())
+    assert all(show_figure(record, name) for name in record.figures)
     text = path.read_text(encoding="utf-8")
     assert "/home/" not in text and "/tmp/" not in text and "/root/" not in text
 

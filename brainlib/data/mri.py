@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,14 +30,17 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from brainlib.data.splits import link_groups
+from brainlib.data.duplicates import THUMBNAIL, near_duplicates, perceptual_hash, thumbnail
+from brainlib.data.splits import link_groups, link_pairs
 from brainlib.files import DataError, atomic_path, data_root
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 SPLITS = ("Training", "Testing")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 CROPPED = 256  # the side to which a cropped head is resized before it is brought to the size of the model
-CACHE_VERSION = 1  # raise it when the pixels that `read_slice` makes would change
+CACHE_VERSION = 2  # raise it when what `read_slice` returns would change
+RING = 4  # pixels: width of the frame whose brightness `ImageFacts.ring` is
+CACHED = ("images", "sizes", "hashes", "mode", "margins", "ring", "phash", "copies")
 MATCH_TABLE = Path(__file__).parent / "tables" / "brain_tumor_mri_match.csv.gz"
 
 
@@ -48,11 +52,19 @@ class MRIDataset:
         images: uint8 ``(N, H, W)``, margins cropped.
         labels: int64 ``(N,)``, an index into ``classes``.
         groups: int64 ``(N,)``. Slices that share a group may come from one patient (or are copies of one picture), so
-            an honest split keeps a group whole. See `slice_groups`.
+            an honest split keeps a group whole. See `slice_origins`.
         paths: file names relative to the root, with forward slashes.
         hashes: SHA-256 of each file's bytes (hex).
         sizes: int64 ``(N, 2)``, height and width of each file in pixels before cropping.
         splits: ``"Training"`` or ``"Testing"`` for each slice: the folder that its publisher put it in.
+        pictures: int64 ``(N,)``, the same for copies of one picture, mirrored, turned or brightened ones too.
+        series: int64 ``(N,)``, the same for slices that very likely show one patient; -1 where nothing is known.
+        folds: int64 ``(N,)``, fold 1-5 of the cross-validation published with a source of the set; 0 for none.
+        facts: further columns, one value or row for each slice: ``mode`` (of the file, such as "L" or "RGB"),
+            ``margins`` (pixels cut off above, below, left, right), ``ring`` (mean brightness of the outermost pixels of
+            the file) and ``phash`` (perceptual hashes under the eight symmetries of a square).
+
+    The last four may be None for a set made by hand; `pictures` then falls back to the hashes of the files.
     """
 
     name: str
@@ -65,6 +77,18 @@ class MRIDataset:
     splits: np.ndarray
     classes: tuple[str, ...] = CLASSES
     channels: int = field(default=3, repr=False)  # the models take three equal channels, as the study's did
+    pictures: np.ndarray | None = None
+    series: np.ndarray | None = None
+    folds: np.ndarray | None = None
+    facts: dict[str, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        defaults = {"series": np.full(len(self.labels), -1), "folds": np.zeros(len(self.labels), int), "facts": {}}
+        if self.pictures is None:
+            defaults["pictures"] = np.unique(self.hashes.astype(str), return_inverse=True)[1]
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,8 +104,9 @@ class MRIDataset:
 
     def subset(self, index: Sequence[int] | np.ndarray) -> MRIDataset:
         """The slices at ``index`` (integers or a boolean mask), in that order."""
-        per_slice = ("images", "labels", "groups", "paths", "hashes", "sizes", "splits")
-        return replace(self, **{name: getattr(self, name)[index] for name in per_slice})
+        per_slice = ("images", "labels", "groups", "paths", "hashes", "sizes", "splits", "pictures", "series", "folds")
+        columns = {name: getattr(self, name)[index] for name in per_slice}
+        return replace(self, **columns, facts={name: column[index] for name, column in self.facts.items()})
 
     def batch(self, index: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Slices and labels at ``index``: uint8 ``(B, 1, H, W)`` and int64 ``(B,)``, on the CPU."""
@@ -124,15 +149,20 @@ def load_mri(
         with atomic_path(cache) as temporary:
             np.savez(temporary, **arrays)
     paths = np.array([path.relative_to(root).as_posix() for path in files])
+    origin = slice_origins(root, paths, arrays["hashes"], arrays["copies"])
     dataset = MRIDataset(
         name="phantom" if (root.parent / "phantom.json").exists() else "brain-tumor-mri",
         images=arrays["images"],
         labels=np.array([CLASSES.index(path.parent.name) for path in files]),
-        groups=slice_groups(root, paths, arrays["hashes"]),
+        groups=origin.groups,
         paths=paths,
         hashes=arrays["hashes"],
         sizes=arrays["sizes"],
         splits=np.array([path.parent.parent.name for path in files]),
+        pictures=origin.pictures,
+        series=origin.series,
+        folds=origin.folds,
+        facts={name: arrays[name] for name in ("mode", "margins", "ring", "phash")},
     )
     return dataset if split is None else dataset.subset(dataset.splits == split)
 
@@ -166,11 +196,11 @@ def list_files(root: Path) -> list[Path]:
     return files
 
 
-def crop_margins(image: np.ndarray, threshold: int = 20) -> np.ndarray:
-    """Cut the dark margins off a slice.
+def crop_box(image: np.ndarray, threshold: int = 20) -> tuple[slice, slice]:
+    """Rows and columns that hold the head.
 
     The box is that of the largest connected region brighter than ``threshold`` in a smoothed copy, so that a stray
-    letter in a corner of the picture does not keep the margin. A picture with no such region is returned whole.
+    letter in a corner of the picture does not keep the margin. A picture with no such region is kept whole.
 
     Args:
         image: uint8 ``(H, W)``.
@@ -178,47 +208,104 @@ def crop_margins(image: np.ndarray, threshold: int = 20) -> np.ndarray:
     bright = ndimage.uniform_filter(image, size=5) > threshold
     regions, count = ndimage.label(bright)
     if count == 0:
-        return image
+        return slice(0, image.shape[0]), slice(0, image.shape[1])
     largest = 1 + int(np.argmax(np.bincount(regions.ravel())[1:]))
-    rows, columns = ndimage.find_objects(regions)[largest - 1]
-    return image[rows, columns]
+    return ndimage.find_objects(regions)[largest - 1]
 
 
-def read_slice(path: str | os.PathLike[str], size: int = 128) -> tuple[np.ndarray, tuple[int, int], str]:
-    """Read one file: uint8 ``(size, size)`` with margins cropped, its (height, width), and the hash of its bytes.
+def crop_margins(image: np.ndarray, threshold: int = 20) -> np.ndarray:
+    """Cut the dark margins off a slice; see `crop_box`."""
+    return image[crop_box(image, threshold)]
+
+
+class ImageFacts(NamedTuple):
+    """What can be said of one image file without knowing what it shows."""
+
+    size: tuple[int, int]  # height, width
+    mode: str  # of the file: "L" for gray, "RGB" for three channels, ...
+    margins: tuple[int, int, int, int]  # pixels that `crop_box` cuts off above, below, left, right
+    ring: float  # mean brightness of a frame of 4 pixels along the edge of the file, 0-255
+    sha256: str
+    phash: np.ndarray  # uint64 (8,), of the cropped head
+
+
+def read_slice(path: str | os.PathLike[str], size: int = 128) -> tuple[np.ndarray, ImageFacts]:
+    """Read one file: uint8 ``(size, size)`` with margins cropped, and the facts of the file.
 
     The head is resized to 256 pixels first and to ``size`` then, as the study did.
     """
-    content = Path(path).read_bytes()
+    image, facts, _ = _read(Path(path), size)
+    return image, facts
+
+
+def image_facts(path: str | os.PathLike[str]) -> ImageFacts:
+    """The facts of one image file."""
+    return _read(Path(path), CROPPED)[1]
+
+
+def _read(path: Path, size: int) -> tuple[np.ndarray, ImageFacts, np.ndarray]:
+    content = path.read_bytes()
     with Image.open(path) as picture:
-        if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip instead of scale
+        mode = picture.mode
+        if mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip instead of scale
             picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-        grey = picture.convert("L")
-    head = Image.fromarray(crop_margins(np.asarray(grey))).resize((CROPPED, CROPPED), Image.Resampling.BILINEAR)
+        grey = np.asarray(picture.convert("L"))
+    rows, columns = crop_box(grey)
+    head = Image.fromarray(grey[rows, columns]).resize((CROPPED, CROPPED), Image.Resampling.BILINEAR)
+    inside = np.zeros(grey.shape, bool)
+    inside[RING:-RING, RING:-RING] = True
+    height, width = grey.shape
+    facts = ImageFacts(
+        size=(height, width),
+        mode=mode,
+        margins=(rows.start, height - rows.stop, columns.start, width - columns.stop),
+        ring=float(grey[~inside].mean()),
+        sha256=hashlib.sha256(content).hexdigest(),
+        phash=perceptual_hash(np.asarray(head)),
+    )
+    small = thumbnail(np.asarray(head))
     if size != CROPPED:
         head = head.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(head), (grey.height, grey.width), hashlib.sha256(content).hexdigest()
+    return np.asarray(head), facts, small
 
 
-def slice_groups(root: Path, paths: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """Number the groups of slices that may show the same patient, int64 ``(N,)``.
+class Origins(NamedTuple):
+    """What is known of where slices come from; see the attributes of the same names of `MRIDataset`."""
 
-    Slices are linked when their files are byte-identical, when ``slices.csv`` beside the folders names one patient for
-    both (the phantom has one), or, for the Kaggle set, when the match table finds them in the collections that it was
-    made from: the same source picture (mirrored copies too), or neighbors in the source that share class and
-    cross-validation fold, which very likely are slices of one patient.
+    groups: np.ndarray
+    pictures: np.ndarray
+    series: np.ndarray
+    folds: np.ndarray
+
+
+def slice_origins(root: Path, paths: np.ndarray, hashes: np.ndarray, copies: np.ndarray) -> Origins:
+    """Number the pictures, series and groups of slices, each int64 ``(N,)``.
+
+    Where ``slices.csv`` beside the folders names the patient of each slice (the phantom has one), a series is a
+    patient. For the Kaggle set the match table finds slices in the collections that it was made from: two slices are
+    one picture if they come from one picture there, or are near-duplicates of each other, and a series is a run of
+    neighbors in the source that share class and cross-validation fold, very likely slices of one patient. A group holds
+    all slices that are linked by a byte-identical file, a picture or a series.
+
+    Args:
+        copies: int64 ``(N,)``, equal for near-duplicates.
     """
-    keys = [list(map(str, hashes))]
     table = root / "slices.csv"
     if table.exists():
         with table.open(newline="", encoding="utf-8") as lines:
             patient = {row["path"]: row["patient"] for row in csv.DictReader(lines)}
-        keys.append([patient.get(path) for path in paths])
+        pictures = link_groups(list(map(str, hashes)))
+        series = [patient.get(path) for path in paths]
+        folds = np.zeros(len(paths), np.int64)
     else:
         match = read_match_table()
-        keys.append([match[path].picture if path in match else None for path in paths])
-        keys.append([match[path].series if path in match else None for path in paths])
-    return link_groups(*keys)
+        found = [match.get(path) for path in paths]
+        pictures = link_groups(list(map(str, hashes)), [m and m.picture for m in found], list(copies))
+        series = [m and m.series for m in found]
+        folds = np.array([m.fold if m else 0 for m in found], np.int64)
+    names = {name: number for number, name in enumerate(dict.fromkeys(s for s in series if s))}
+    numbers = np.array([names.get(name, -1) for name in series], np.int64)
+    return Origins(link_groups(list(pictures), series), pictures, numbers, folds)
 
 
 @dataclass(frozen=True)
@@ -248,13 +335,13 @@ def read_match_table() -> dict[str, Match]:
 def _decode(root: Path, files: list[Path], size: int, progress: bool) -> dict[str, np.ndarray]:
     """Read every file; broken ones are gathered into one report."""
     images = np.empty((len(files), size, size), np.uint8)
-    sizes = np.empty((len(files), 2), np.int64)
-    hashes = [""] * len(files)
+    thumbnails = np.empty((len(files), THUMBNAIL, THUMBNAIL), np.uint8)
+    facts: list[ImageFacts | None] = [None] * len(files)
     broken: list[str] = []
 
     def read(position: int) -> None:
         try:
-            images[position], sizes[position], hashes[position] = read_slice(files[position], size)
+            images[position], facts[position], thumbnails[position] = _read(files[position], size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             broken.append(f"  {files[position].relative_to(root).as_posix()}: {error}")
 
@@ -268,14 +355,24 @@ def _decode(root: Path, files: list[Path], size: int, progress: bool) -> dict[st
         raise DataError(
             f"{len(broken)} of {len(files)} images under {root} cannot be read; download or delete them:\n{shown}"
         )
-    return {"images": images, "sizes": sizes, "hashes": np.array(hashes)}
+    phash = np.stack([f.phash for f in facts])
+    return {
+        "images": images,
+        "sizes": np.array([f.size for f in facts], np.int64),
+        "hashes": np.array([f.sha256 for f in facts]),
+        "mode": np.array([f.mode for f in facts]),
+        "margins": np.array([f.margins for f in facts], np.int64),
+        "ring": np.array([f.ring for f in facts]),
+        "phash": phash,
+        "copies": link_pairs(near_duplicates(thumbnails, phash).pairs, len(files)),
+    }
 
 
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a cache file, None where there is none or it is damaged: it is then made again."""
     try:
         with np.load(path) as stored:
-            return {name: stored[name] for name in ("images", "sizes", "hashes")}
+            return {name: stored[name] for name in CACHED}
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
         return None
 

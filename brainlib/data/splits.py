@@ -34,32 +34,49 @@ def link_groups(*keys: Sequence[Hashable | None]) -> np.ndarray:
             if key is not None:
                 rows.append(item)
                 columns.append(first.setdefault(key, item))
-    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    return link_pairs(np.array([rows, columns], np.int64).T, count)
+
+
+def link_pairs(pairs: np.ndarray, count: int) -> np.ndarray:
+    """Number the groups that form when ``count`` items are linked by ``pairs``, int64 ``(M, 2)`` of positions.
+
+    Returns:
+        int64 ``(count,)``, numbered from 0 in the order of first appearance.
+    """
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, component = connected_components(links, directed=False)
     _, appearance, group = np.unique(component, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(appearance))[group].astype(np.int64)
 
 
 def group_split(
-    groups: np.ndarray, fractions: Sequence[float], seed: int, labels: np.ndarray | None = None
+    groups: np.ndarray,
+    fractions: Sequence[float],
+    seed: int,
+    labels: np.ndarray | None = None,
+    fixed: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Divide items into parts of about the given fractions, keeping every group whole.
 
-    Groups are taken in random order, large ones first, and each goes to the part that lacks the most items of the
-    group's classes. With no group larger than the smallest part this meets each fraction, class by class, to within
-    the size of a group or two.
+    Groups are taken in random order, large ones first, and each goes to the part that lacks the largest share of the
+    group's classes. Where each group is of one class this bounds the error: no part gets more than its fraction of a
+    class by more than ``1 - fraction`` times the largest group of that class, so with P parts none falls short by more
+    than ``P - 2 + fraction`` times that group. (While anything is left to give, the most lacking part lacks at least
+    its fraction of what is left.) Groups that mix classes are rare and weaken the bound a little.
 
     Args:
         groups: int64 ``(N,)``.
         fractions: positive numbers that sum to 1, one for each part.
         seed: for the order of the groups.
         labels: int64 ``(N,)``, to keep the classes in proportion; without it only the sizes are.
+        fixed: int64 ``(N,)``, the part that an item must go to, -1 where that is free. One item decides for its group.
 
     Returns:
         For each fraction an int64 array of positions, sorted.
 
     Raises:
-        DataError: the fractions do not sum to 1, or there are too few groups for a part to get one.
+        DataError: the fractions do not sum to 1, there are too few groups for a part to get one, or ``fixed`` sends two
+            items of a group to different parts.
     """
     groups = np.asarray(groups)
     fractions = np.asarray(fractions, dtype=float)
@@ -74,8 +91,10 @@ def group_split(
     missing = fractions[:, None] * content.sum(0)  # items of each class that each part still lacks
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.argsort(-content[order].sum(1), kind="stable")]
-    part = np.empty(len(names), int)
-    for group in order:
+    part = _fixed_parts(member, len(names), len(fractions), fixed)
+    for group in np.flatnonzero(part >= 0):
+        missing[part[group]] -= content[group]
+    for group in order[part[order] < 0]:
         # The share still lacking, so that a small part is not starved by a large one.
         lack = (missing / (fractions[:, None] * content.sum(0) + 1e-9)) @ content[group]
         part[group] = int(np.argmax(lack))
@@ -83,6 +102,41 @@ def group_split(
     if len(np.unique(part)) < len(fractions):
         raise DataError(f"{len(names)} groups are too few, or too unequal, for parts of {fractions.tolist()}")
     return tuple(np.flatnonzero(part[member] == p) for p in range(len(fractions)))
+
+
+def _fixed_parts(member: np.ndarray, groups: int, parts: int, fixed: np.ndarray | None) -> np.ndarray:
+    """The part of each group, -1 where it is free."""
+    part = np.full(groups, -1)
+    if fixed is None:
+        return part
+    given = np.flatnonzero(np.asarray(fixed) >= 0)
+    part[member[given]] = fixed[given]
+    if (part >= parts).any() or (part[member[given]] != fixed[given]).any():
+        raise DataError(f"fixed: a part is not in 0 to {parts - 1}, or one group is sent to two parts")
+    return part
+
+
+def group_folds(
+    groups: np.ndarray, folds: int = 5, seed: int = 0, labels: np.ndarray | None = None, fixed: np.ndarray | None = None
+) -> tuple[np.ndarray, ...]:
+    """Divide items into ``folds`` parts of equal size for cross-validation, keeping every group whole.
+
+    Each item is in exactly one fold, so a model that learns from the other folds is tested on every patient once. See
+    `group_split` for the arguments, the bound and the errors.
+    """
+    if folds < 2:
+        raise DataError(f"folds={folds}: cross-validation needs at least 2")
+    return group_split(groups, np.full(folds, 1 / folds), seed, labels, fixed)
+
+
+def patient_folds(dataset: MRIDataset, folds: int = 5, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Folds that keep patients apart as far as they are known.
+
+    With 5 folds, slices that are found in a collection with published folds keep theirs, and with them their whole
+    group; all others are divided by group.
+    """
+    fixed = dataset.folds - 1 if folds == 5 else None
+    return group_folds(dataset.groups, folds, seed, dataset.labels, fixed)
 
 
 def check_split(parts: Mapping[str, np.ndarray]) -> None:
@@ -101,26 +155,3 @@ def check_split(parts: Mapping[str, np.ndarray]) -> None:
                 f"{a} and {b} share {len(shared)} group(s), for example group {shared[0]}: the same patient would be "
                 "learned and tested. Split with brainlib.data.group_split, which keeps groups whole."
             )
-
-
-def audit(dataset: MRIDataset, parts: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Count what a split leaks from its first part into its last.
-
-    Args:
-        dataset: the slices.
-        parts: positions in each named part, the training part first and the test part last.
-
-    Returns:
-        ``test``: slices in the last part; ``copies``: those whose file is byte-identical to one in the first part;
-        ``group``: those whose group (copy, mirrored copy, neighboring slice or patient) has a slice in the first part;
-        ``unseen``: the rest.
-    """
-    train, test = list(parts.values())[0], list(parts.values())[-1]
-    copies = np.isin(dataset.hashes[test], dataset.hashes[train])
-    known = np.isin(dataset.groups[test], dataset.groups[train])
-    return {
-        "test": len(test),
-        "copies": int(copies.sum()),
-        "group": int(known.sum()),
-        "unseen": int((~known).sum()),
-    }

@@ -1,6 +1,7 @@
 """Loading slices: the cache, the crop, every kind of file that people have, and every kind that is broken."""
 
 import errno
+import hashlib
 import os
 import shutil
 from dataclasses import replace
@@ -13,7 +14,7 @@ from helpers import mounted, random_slices, tree
 from PIL import Image
 
 import brainlib.data.mri as mri
-from brainlib.data import CLASSES, DataError, crop_margins, load_mri, read_slice
+from brainlib.data import CLASSES, DataError, crop_margins, image_facts, load_mri, read_slice
 from brainlib.data.mri import SPLITS, find_root, list_files
 
 
@@ -61,9 +62,24 @@ def test_a_set_is_read_in_a_fixed_order(small):
 def test_pixels_are_those_of_read_slice(small):
     data = load_mri(small, size=32)
     for i, path in enumerate(data.paths):
-        image, size, digest = read_slice(small / path, 32)
+        image, facts = read_slice(small / path, 32)
         np.testing.assert_array_equal(data.images[i], image)
-        assert tuple(data.sizes[i]) == size and data.hashes[i] == digest
+        assert tuple(data.sizes[i]) == facts.size and data.hashes[i] == facts.sha256
+        assert data.facts["mode"][i] == facts.mode == "L" and data.facts["ring"][i] == facts.ring
+        np.testing.assert_array_equal(data.facts["margins"][i], facts.margins)
+        np.testing.assert_array_equal(data.facts["phash"][i], facts.phash)
+
+
+def test_facts_of_a_file(tmp_path):
+    picture = np.full((60, 80), 10, np.uint8)
+    picture[10:50, 30:75] = 200
+    picture[:4], picture[-4:], picture[:, :4], picture[:, -4:] = 2, 2, 2, 2
+    Image.fromarray(picture).convert("RGB").save(tmp_path / "a.png")
+    facts = image_facts(tmp_path / "a.png")
+    assert facts.size == (60, 80) and facts.mode == "RGB" and facts.ring == 2
+    # The smoothing before the threshold lets the box reach two pixels beyond the bright region at most.
+    np.testing.assert_allclose(facts.margins, (10, 10, 30, 5), atol=2)
+    assert facts.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest() and facts.phash.shape == (8,)
 
 
 def test_batches(small):
@@ -85,7 +101,7 @@ def test_subsets_keep_the_slices_together(small):
         for i, path in enumerate(part.paths):
             whole = data.paths.tolist().index(path)
             np.testing.assert_array_equal(part.images[i], data.images[whole])
-            for name in ("labels", "groups", "hashes", "splits"):
+            for name in ("labels", "groups", "hashes", "splits", "pictures", "series", "folds"):
                 assert getattr(part, name)[i] == getattr(data, name)[whole]
 
 
@@ -103,6 +119,22 @@ def test_patients_of_a_table_are_groups(small):
     by_path = dict(zip(data.paths, data.groups, strict=True))
     assert by_path["Training/glioma/0.jpg"] == by_path["Testing/glioma/0.jpg"]
     assert len(set(by_path.values())) == 7
+    assert len(set(data.series)) == 3 and (data.series == -1).sum() == 5 and len(set(data.pictures)) == 8
+
+
+def test_copies_that_look_the_same_share_a_picture_and_a_group(small):
+    original = np.asarray(Image.open(small / "Training/glioma/0.jpg"))
+    Image.fromarray(original[:, ::-1]).save(small / "Testing/glioma/mirrored.png")
+    Image.fromarray((np.rot90(original) * 0.7).astype(np.uint8)).save(small / "Testing/notumor/turned.jpg", quality=95)
+    data = load_mri(small, size=32)
+    for column in (data.pictures, data.groups):
+        by_path = dict(zip(data.paths, column, strict=True))
+        assert by_path["Training/glioma/0.jpg"] == by_path["Testing/glioma/mirrored.png"]
+        assert by_path["Training/glioma/0.jpg"] == by_path["Testing/notumor/turned.jpg"]
+        assert len(set(by_path.values())) == 8
+    assert len(set(data.hashes)) == 10
+    again = load_mri(small, size=64)  # what is one picture does not depend on the size that a model wants
+    np.testing.assert_array_equal(data.pictures, again.pictures)
 
 
 def test_fingerprint_knows_files_labels_order_and_size():
@@ -128,7 +160,7 @@ def refuse(*_):
 
 def test_second_call_opens_no_picture(small, monkeypatch):
     first = load_mri(small, size=32)
-    monkeypatch.setattr(mri, "read_slice", refuse)
+    monkeypatch.setattr(mri, "_read", refuse)
     second = load_mri(small, size=32)
     np.testing.assert_array_equal(first.images, second.images)
     assert first.fingerprint == second.fingerprint
@@ -152,7 +184,7 @@ def test_same_length_and_name_but_another_time_is_decoded_again(small, monkeypat
     load_mri(small, size=32)
     path = small / "Testing/glioma/0.jpg"
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1000))
-    monkeypatch.setattr(mri, "read_slice", refuse)
+    monkeypatch.setattr(mri, "_read", refuse)
     with pytest.raises(AssertionError):
         load_mri(small, size=32)
 
@@ -196,7 +228,7 @@ def test_faint_noise_does_not_keep_the_margin():
 
 def test_a_picture_without_a_head_is_kept_whole():
     picture = np.full((40, 30), 10, np.uint8)
-    assert crop_margins(picture) is picture
+    np.testing.assert_array_equal(crop_margins(picture), picture)
     assert crop_margins(np.full((40, 30), 200, np.uint8)).shape == (40, 30)
 
 

@@ -1,15 +1,24 @@
 """Groups are linked as they should be, and no split cuts one."""
 
-import hashlib
-
 import numpy as np
 import pytest
 from helpers import random_slices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainlib.data import DataError, MRIDataset, audit, check_split, group_split, link_groups
-from brainlib.data.mri import CLASSES, SPLITS, list_files, read_match_table, slice_groups
+from brainlib.data import (
+    DataError,
+    MRIDataset,
+    audit,
+    check_split,
+    group_folds,
+    group_split,
+    link_groups,
+    load_mri,
+    patient_folds,
+)
+from brainlib.data.audit import KINDS
+from brainlib.data.mri import SPLITS, read_match_table
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)
 FRACTIONS = [(1.0,), (0.85, 0.15), (0.5, 0.5), (0.7, 0.15, 0.15), (0.25, 0.25, 0.25, 0.25)]
@@ -143,32 +152,63 @@ def hand_made() -> MRIDataset:
     return data
 
 
-def test_audit_counts_what_leaks():
-    parts = {"training": np.array([0, 1, 2]), "test": np.array([3, 4, 5])}
-    assert audit(hand_made(), parts) == {"test": 3, "copies": 1, "group": 2, "unseen": 1}
-    clean = {"training": np.array([0, 1, 3, 4]), "validation": np.array([2]), "test": np.array([5])}
-    assert audit(hand_made(), clean) == {"test": 1, "copies": 0, "group": 0, "unseen": 1}
+@quick
+@given(grouped(), st.integers(0, 5))
+def test_no_part_exceeds_its_fraction_by_a_group(content, seed):
+    """The bound of the docstring, class by class, for groups of one class."""
+    groups, labels = content
+    for fractions in FRACTIONS:
+        if len(np.unique(groups)) < len(fractions):
+            continue
+        try:
+            parts = group_split(groups, fractions, seed, labels)
+        except DataError:
+            continue  # too few groups for a part to get one
+        for c in np.unique(labels):
+            largest = max(np.bincount(np.unique(groups[labels == c], return_inverse=True)[1]))
+            for part, fraction in zip(parts, fractions, strict=True):
+                surplus = (labels[part] == c).sum() - fraction * (labels == c).sum()
+                assert surplus <= (1 - fraction) * largest + 1e-6
+                assert -surplus <= (len(fractions) - 2 + fraction) * largest + 1e-6 or len(fractions) == 1
+
+
+@quick
+@given(grouped(), st.integers(2, 5), st.integers(0, 5))
+def test_folds_test_every_item_once_and_cut_no_group(content, folds, seed):
+    groups, labels = content
+    if len(np.unique(groups)) < folds:
+        return
+    try:
+        parts = group_folds(groups, folds, seed, labels)
+    except DataError:
+        return
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
+    check_split({str(k): groups[part] for k, part in enumerate(parts)})
+
+
+def test_fixed_items_decide_for_their_groups():
+    groups, labels = np.repeat(np.arange(20), 3), np.zeros(60, int)
+    fixed = np.full(60, -1)
+    fixed[[0, 4, 8]] = [2, 2, 0]  # groups 0, 1 and 2
+    parts = group_folds(groups, 4, 0, labels, fixed)
+    assert {0, 1, 2, 3, 4, 5} <= set(parts[2].tolist()) and {6, 7, 8} <= set(parts[0].tolist())
+    assert [len(part) for part in parts] == [15] * 4
+    with pytest.raises(DataError, match="one group is sent to two parts"):
+        group_folds(groups, 4, 0, labels, np.where(np.arange(60) == 1, 3, fixed))
+    with pytest.raises(DataError, match="0 to 3"):
+        group_folds(groups, 4, 0, labels, np.where(fixed == 2, 4, fixed))
+    with pytest.raises(DataError, match="at least 2"):
+        group_folds(groups, 1)
 
 
 # The real set ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def real(real_mri) -> MRIDataset:
-    """The real set without its pixels, which no split looks at: reading 55 MB of bytes takes a second."""
-    files = list_files(real_mri)
-    paths = np.array([file.relative_to(real_mri).as_posix() for file in files])
-    hashes = np.array([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
-    return MRIDataset(
-        name="brain-tumor-mri",
-        images=np.zeros((len(files), 1, 1), np.uint8),
-        labels=np.array([CLASSES.index(file.parent.name) for file in files]),
-        groups=slice_groups(real_mri, paths, hashes),
-        paths=paths,
-        hashes=hashes,
-        sizes=np.zeros((len(files), 2), int),
-        splits=np.array([file.parent.parent.name for file in files]),
-    )
+def real(real_mri, tmp_path_factory) -> MRIDataset:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRAINLIB_DATA", str(tmp_path_factory.mktemp("real")))
+        return load_mri(real_mri, size=32)
 
 
 def test_real_counts(real):
@@ -194,24 +234,54 @@ def test_real_pictures_on_both_sides(real):
     assert sum(path in match for path in real.paths) == len(match) == 6497
 
 
+def test_perceptual_hashes_find_what_the_match_table_knows(real):
+    """Two roads to one answer: pairs that share a source picture, and pairs found by looking at the pixels."""
+    match = read_match_table()
+    source = [match[p].picture if p in match else None for p in real.paths]
+    known = link_groups([s if s and s.startswith("figshare") else None for s in source])
+    seen = link_pairs_of(real)
+    pairs = [np.flatnonzero(known == g) for g in np.flatnonzero(np.bincount(known) > 1)]
+    assert len(pairs) > 1000 and np.mean([len(set(seen[pair])) == 1 for pair in pairs]) > 0.99
+
+
+def link_pairs_of(real: MRIDataset) -> np.ndarray:
+    from brainlib.data.duplicates import near_duplicates
+    from brainlib.data.splits import link_pairs
+
+    images = real.images.repeat(2, axis=1).repeat(2, axis=2)  # 32 pixels here, thumbnails have 64
+    return link_pairs(near_duplicates(images, real.facts["phash"]).pairs, len(real))
+
+
 def test_real_audit(real):
     train, test = (np.flatnonzero(real.splits == split) for split in SPLITS)
     leak = audit(real, {"training": train, "test": test})
-    assert leak["test"] == 1311 and leak["group"] + leak["unseen"] == 1311
-    in_training = set(real.hashes[train])
-    assert leak["copies"] == sum(h in in_training for h in real.hashes[test])
+    counts = leak.counts()
+    assert sum(counts.values()) == 1311 == leak.table()["all"]["slices"] and list(counts) == list(KINDS)
+    assert counts["identical file"] == np.isin(real.hashes[test], real.hashes[train]).sum() > 200
+    assert counts["mirrored copy"] > counts["copy"] and counts["unseen"] < 30
     # What is called unseen shares neither file, nor picture, nor series with the training folder.
     match = read_match_table()
     known = set(real.hashes[train])
     for path in real.paths[train]:
         known |= {match[path].picture, match[path].series} if path in match else set()
     known -= {None}
-    for position in test[~np.isin(real.groups[test], real.groups[train])]:
+    for position in leak.unseen:
         path = real.paths[position]
         assert real.hashes[position] not in known
         assert path not in match or not {match[path].picture, match[path].series} & known
     with pytest.raises(DataError, match="training and test share"):
         check_split({"training": real.groups[train], "test": real.groups[test]})
+
+
+def test_real_folds_keep_the_published_ones(real):
+    folds = patient_folds(real)
+    for k, fold in enumerate(folds):
+        assert set(real.folds[fold]) <= {0, k + 1}
+        share = real.subset(fold).counts() / real.counts()
+        assert (share > 0.15).all() and (share < 0.26).all()
+        rest = np.setdiff1d(np.arange(len(real)), fold)
+        assert audit(real, {"training": rest, "test": fold}).counts()["unseen"] == len(fold)
+    assert sum(map(len, folds)) == len(real)
 
 
 def test_real_split_by_group(real):
