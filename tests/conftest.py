@@ -53,3 +53,11 @@ def real_mri() -> Path:
         subprocess.run(script, check=True, capture_output=True)
         unpacked.rename(target)
     return target
+
+
+@pytest.fixture(scope="session")
+def figshare() -> Path:
+    """The folder with the published outlines of the figshare set; skips the test without it."""
+    if not (SHARED / "figshare" / "borders.csv").is_file():
+        pytest.skip("the outlines of the figshare set are not on this machine")
+    return SHARED / "figshare"

@@ -6,7 +6,6 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from conftest import SHARED
 from helpers import random_slices
 from PIL import Image
 from scipy import ndimage
@@ -68,11 +67,9 @@ def test_errors(tmp_path):
         read_outlines(tmp_path / "mat")
 
 
-def test_real_outlines_hold_the_bright_part(real_mri):
-    if not (SHARED / "figshare" / "borders.csv").is_file():
-        pytest.skip("the outlines of the figshare set are not on this machine")
+def test_real_outlines_hold_the_bright_part(real_mri, figshare):
     data = load_mri(real_mri, size=128)
-    found = tumor_outlines(data, read_outlines(SHARED / "figshare"))
+    found = tumor_outlines(data, read_outlines(figshare))
     assert len(found) == 4750
     contrast = {False: [], True: []}  # of meningiomas and pituitary tumors, which take up contrast agent
     match = outlines_module.read_match_table()
