@@ -342,7 +342,8 @@ def test_recorded_run(path):
     assert (
         record.seeds and all(type(seed) is int for seed in record.seeds) and len(set(record.seeds)) == len(record.seeds)
     )
-    assert record.seconds > 0 and record.peak_memory_bytes > 0 and record.hardware and record.brainlib
+    assert record.seconds > 0 or record.model == "none"
+    assert record.peak_memory_bytes > 0 and record.hardware and record.brainlib
     assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}", record.commit)
     found = {p.name.split(".")[-2] for p in path.parent.glob(f"{path.stem}.*.webp")}
     assert found == set(record.figures) and all(len(alt) >= 40 for alt in record.figures.values())
