@@ -1,76 +1,66 @@
-"""The checks of the exercises refuse wrong answers, and say what is wrong."""
+"""The checks of the exercises accept their solutions, refuse wrong answers, and say what is wrong."""
 
+import functools
+import importlib
 import json
+import pkgutil
 from pathlib import Path
 
 import pytest
+import wrong_answers
 
-CHAPTER = Path(__file__).resolve().parents[1] / "chapters" / "05_custom_cnn.ipynb"
-GIVEN = """
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
-from brainlib.evaluate import bootstrap
-from brainlib.metrics import accuracy
-from brainlib.models import CustomCNN, count_parameters
-"""
-WRONG = {
-    "ex-1": [
-        ("return (n + 2 * p - span) // s + 1", "return (n + 2 * p - k) // s + 1", "how wide is the window"),
-        ("return (n + 2 * p - span) // s + 1", "return (n + 2 * p - span) // s", "output_size"),
-        ("return d\n", "return 1\n", "the size changes"),
-    ],
-    "ex-2": [
-        ("3 + (5 - 1) * 2", "3 + (5 - 1)", "receptive_field is 11, you say 7"),
-        ("first[0] + second[0]", "second[0]", "parameters is"),
-        ("nn.Conv2d(48, 96, 5, stride=2)", "nn.Conv2d(48, 96, 5, stride=2, padding=2)", "96 maps of 30 x 30"),
-    ],
-    "ex-3": [
-        ("unbiased=True", "unbiased=False", "running variance"),
-        ("(1 - momentum) * mean + momentum * use_mean", "momentum * mean + (1 - momentum) * use_mean", "running mean"),
-        ("if training:", "if True:", "in evaluation mode"),
-    ],
-    "ex-4": [
-        ("argmax(1) != labels", "argmax(1) == labels", "right answers"),
-        ("np.argsort(-probabilities", "np.argsort(probabilities", "which way do you sort"),
-    ],
-    "ex-5": [
-        (
-            "np.unique(groups, return_inverse=True)",
-            "np.unique(np.arange(len(groups)), return_inverse=True)",
-            "slice by slice",
-        ),
-        ("accuracies, [0.025, 0.975]", "accuracies + 1, [0.025, 0.975]", "does not hold the accuracy"),
-    ],
-    "ex-6": [
-        ("nn.GroupNorm(channels // 16, channels)", "nn.GroupNorm(1, channels)", "sixteen channels"),
-        ("norm=lambda channels: nn.GroupNorm(channels // 16, channels)", "", "four GroupNorms"),
-    ],
+CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
+MODULES = {
+    name: importlib.import_module(f"wrong_answers.{name}")
+    for _, name, _ in pkgutil.iter_modules(wrong_answers.__path__)
 }
+EXERCISES = [(module, name) for module in MODULES for name in MODULES[module].WRONG]
+ANSWERS = [(module, name, *answer) for module, name in EXERCISES for answer in MODULES[module].WRONG[name]]
 
 
-def cells() -> dict[str, str]:
-    return {cell["id"]: "".join(cell["source"]) for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]}
+@functools.cache
+def cells(chapter: str) -> dict[str, str]:
+    """The sources of a chapter's cells by their ids."""
+    content = json.loads((CHAPTERS / f"{chapter}.ipynb").read_text(encoding="utf-8"))
+    return {cell["id"]: "".join(cell["source"]) for cell in content["cells"]}
 
 
-def check(name: str, old: str, new: str) -> None:
-    """Run an exercise's check on its solution with ``old`` replaced by ``new``."""
-    source = cells()
-    solution = source[f"{name}-solution"] + "\n"
-    assert old in solution, "the solution has changed: change this test as well"
+@functools.cache
+def begun(module: str) -> dict:
+    """What the chapter has defined when its exercises begin, as far as they need it."""
     place: dict = {}
-    exec(GIVEN + source["channels-check"].split("stem =")[0], place)
+    exec(MODULES[module].GIVEN, place)
+    for name, end in MODULES[module].CELLS.items():
+        source = cells(MODULES[module].CHAPTER)[name]
+        exec(source.split(end)[0] if end else source, place)
+    return place
+
+
+def check(module: str, name: str, old: str, new: str) -> None:
+    """Run an exercise's check on its solution with ``old`` replaced by ``new``."""
+    source = cells(MODULES[module].CHAPTER)
+    solution = source[f"{name}-solution"] + "\n"
+    assert old in solution, "the solution has changed: change its wrong answers as well"
+    place = dict(begun(module))
     exec(solution.replace(old, new), place)
     exec(source[f"{name}-check"], place)
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_the_solution_passes(name):
-    check(name, "", "")
+@pytest.mark.parametrize(("module", "name"), EXERCISES)
+def test_the_solution_passes(module, name):
+    check(module, name, "", "")
 
 
-@pytest.mark.parametrize(("name", "old", "new", "message"), [(n, *w) for n, several in WRONG.items() for w in several])
-def test_a_wrong_answer_is_refused(name, old, new, message):
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of roots of negative numbers, say, which is the mistake
+@pytest.mark.parametrize(("module", "name", "old", "new", "message"), ANSWERS)
+def test_a_wrong_answer_is_refused(module, name, old, new, message):
     with pytest.raises(AssertionError, match=message):
-        check(name, old, new)
+        check(module, name, old, new)
+
+
+def test_every_exercise_of_every_chapter_is_tried():
+    tried = {MODULES[module].CHAPTER: set(MODULES[module].WRONG) for module in MODULES}
+    assert set(tried) == {path.stem for path in CHAPTERS.glob("[0-9]*.ipynb")}
+    for chapter, names in tried.items():
+        solutions = {name.removesuffix("-solution") for name in cells(chapter) if name.endswith("-solution")}
+        assert names == solutions, chapter

@@ -1,14 +1,10 @@
-"""The checks of chapter 3 refuse wrong answers, and say what is wrong."""
+"""Chapter 3: (text of the solution, what a student may write in its place, what the check then says)."""
 
-import json
-from pathlib import Path
-
-import pytest
-
-CHAPTER = Path(__file__).resolve().parents[1] / "chapters" / "03_brats_volumes.ipynb"
+CHAPTER = "03_brats_volumes"
 GIVEN = """
 import numpy as np
 """
+CELLS = {}
 WRONG = {
     "ex-1": [
         ("array.transpose(axis)", "array", "shape \\(4, 2, 3\\)"),
@@ -43,32 +39,3 @@ WRONG = {
         ("(1 - f) ** (below + above)", "(1 - f) ** np.maximum(below + above, 2)", "end slices"),
     ],
 }
-
-
-def cells() -> dict[str, str]:
-    return {cell["id"]: "".join(cell["source"]) for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]}
-
-
-def check(name: str, old: str, new: str) -> None:
-    source = cells()
-    solution = source[f"{name}-solution"] + "\n"
-    assert old in solution, f"the solution of {name} no longer holds {old!r}"
-    exec(compile(GIVEN + solution.replace(old, new) + source[f"{name}-check"], name, "exec"), {})
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_solutions_pass(name):
-    check(name, "", "")
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new", "message"), [(n, *case) for n, cases in WRONG.items() for case in cases]
-)
-def test_wrong_answers_are_refused(name, old, new, message):
-    with pytest.raises(AssertionError, match=message):
-        check(name, old, new)
-
-
-def test_every_exercise_is_tried():
-    assert {name.removesuffix("-check") for name in cells() if name.endswith("-check")} >= set(WRONG)
-    assert sum(name.startswith("ex-") and name.endswith("-solution") for name in cells()) == len(WRONG)

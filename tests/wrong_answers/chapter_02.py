@@ -1,17 +1,13 @@
-"""The checks of chapter 2 refuse wrong answers, and say what is wrong."""
+"""Chapter 2: (text of the solution, what a student may write in its place, what the check then says)."""
 
-import json
-from pathlib import Path
-
-import pytest
-
-CHAPTER = Path(__file__).resolve().parents[1] / "chapters" / "02_brain_tumor_mri.ipynb"
+CHAPTER = "02_brain_tumor_mri"
 GIVEN = """
 from types import SimpleNamespace
 import numpy as np
 likeness = np.eye(4)
 data = SimpleNamespace(labels=np.arange(4), groups=np.arange(4))
 """
+CELLS = {}
 WRONG = {
     "ex-1": [
         ("(n - (rows.stop - rows.start)) // 2", "-(-(n - (rows.stop - rows.start)) // 2)", "below the box"),
@@ -44,32 +40,3 @@ WRONG = {
         ("below / max(1, below[-1])", "(values - 10.0) / 190", "same ranks"),
     ],
 }
-
-
-def cells() -> dict[str, str]:
-    return {cell["id"]: "".join(cell["source"]) for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]}
-
-
-def check(name: str, old: str, new: str) -> None:
-    source = cells()
-    solution = source[f"{name}-solution"] + "\n"
-    assert old in solution, f"the solution of {name} no longer holds {old!r}"
-    exec(compile(GIVEN + solution.replace(old, new) + source[f"{name}-check"], name, "exec"), {})
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_solutions_pass(name):
-    check(name, "", "")
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new", "message"), [(n, *case) for n, cases in WRONG.items() for case in cases]
-)
-def test_wrong_answers_are_refused(name, old, new, message):
-    with pytest.raises(AssertionError, match=message):
-        check(name, old, new)
-
-
-def test_every_exercise_is_tried():
-    assert {name.removesuffix("-check") for name in cells() if name.endswith("-check")} >= set(WRONG)
-    assert sum(name.startswith("ex-") and name.endswith("-solution") for name in cells()) == len(WRONG)
