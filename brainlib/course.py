@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import os
 import subprocess
 import sys
@@ -118,6 +119,23 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw no samples")
     look.set_defaults(action=data_command)
 
+    train = commands.add_parser(
+        "train",
+        help="train classifiers and record them",
+        description="Train classifiers of Part II on the real slices, test them, and write a record of each with its "
+        "predictions to book/results/08_comparing_classifiers/. A training that was stopped goes on from its last "
+        "epoch; one that is finished is only tested and recorded. Under torchrun, all processes train one model.",
+    )
+    train.add_argument("models", nargs="+", metavar="MODEL", help="such as alexnet; 'all' for every recipe")
+    train.add_argument(
+        "--split", nargs="+", default=["official"], metavar="SPLIT", help="study, official, grouped (default: official)"
+    )
+    train.add_argument("--seed", nargs="+", type=int, default=[0], metavar="N", help="one or more (default: 0)")
+    train.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's; a shorter run is labeled so")
+    train.add_argument("--root", type=Path, metavar="DIR", help="folder of the slices (default: in the data folder)")
+    train.add_argument("--weights", action="store_true", help="save the weights of the first network too (float16)")
+    train.set_defaults(action=train_command)
+
     weights = commands.add_parser(
         "weights",
         help="list trained models",
@@ -222,6 +240,31 @@ def data_command(options: argparse.Namespace) -> int:
         if finding.sheet:
             print(f"  samples: {finding.sheet}")
     return int(any(finding.state == "incomplete" for finding in findings))
+
+
+def train_command(options: argparse.Namespace) -> int:
+    """``brainlib train``"""
+    from brainlib.data import load_mri
+    from brainlib.experiments import PROTOCOLS, checkpoint_folder, describe, train_classifier
+    from brainlib.recipes import RECIPES, get_recipe
+    from brainlib.results import save_record
+
+    models = list(RECIPES) if options.models == ["all"] else options.models
+    for name in models:
+        get_recipe(name)
+    for split in options.split:
+        if split not in PROTOCOLS:
+            raise DataError(f"--split {split}: choose from {', '.join(PROTOCOLS)}")
+    if options.epochs is not None and options.epochs < 1:
+        raise DataError(f"--epochs {options.epochs}: it must be 1 or more")
+    data = load_mri(options.root, progress=True)
+    for name, split, seed in itertools.product(models, options.split, options.seed):
+        trained = train_classifier(name, data, split, seed, epochs=options.epochs, checkpoints=checkpoint_folder())
+        record = describe(trained, data)
+        predictions = {"test": trained.test, "validation": trained.validation}
+        path = save_record(record, trained.networks[0] if options.weights else None, predictions=predictions)
+        print(f"{record.run}: accuracy {record.metrics['accuracy']}, in {path}", flush=True)
+    return 0
 
 
 def weights_command(options: argparse.Namespace) -> int:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
+from scipy.stats import binomtest
 from torch import nn
 
 from brainlib.data.augment import to_input
 from brainlib.files import DataError
-from brainlib.metrics import accuracy, auroc, mean_confidence, recall
+from brainlib.metrics import accuracy, auroc, macro_f1, mean_confidence, recall
 from brainlib.train import Data
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -21,18 +24,23 @@ Metric = Callable[[np.ndarray, np.ndarray], float]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities float64 ``(N, C)``, true labels int64 ``(N,)`` and groups int64 ``(N,)`` of the same items."""
+    """Probabilities float64 ``(N, C)``, true labels int64 ``(N,)`` and groups int64 ``(N,)`` of the same items.
+
+    ``networks`` int64 ``(N,)`` says which of several networks answered, as in cross-validation; None if there is one.
+    """
 
     probabilities: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
+    networks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, index: np.ndarray) -> Predictions:
         """The items at ``index`` (integers or a boolean mask)."""
-        return Predictions(self.probabilities[index], self.labels[index], self.groups[index])
+        networks = None if self.networks is None else self.networks[index]
+        return Predictions(self.probabilities[index], self.labels[index], self.groups[index], networks)
 
 
 class Interval(NamedTuple):
@@ -128,6 +136,52 @@ def compare(
     return _interval(value, drawn, level)
 
 
+class McNemar(NamedTuple):
+    """Items that only the first, and only the second model gets right, and the exact two-sided p-value."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def mcnemar(first: Predictions, second: Predictions) -> McNemar:
+    """Are two models right equally often on the same items? Exact test (McNemar 1947, doi 10.1007/BF02295996).
+
+    Items that both get right or both get wrong say nothing about the difference. Of the others, half should favor each
+    model if they were equally good: a fair coin. The test takes items as independent. Slices of one patient are not,
+    so its p-value is too small here; `compare`, which draws patients, is the one to trust.
+
+    Raises:
+        DataError: the predictions are not for the same items.
+    """
+    _as_runs([first, second])
+    right = [run.probabilities.argmax(1) == run.labels for run in (first, second)]
+    a, b = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    return McNemar(a, b, float(binomtest(a, a + b).pvalue) if a + b else 1.0)
+
+
+def fit_temperature(predictions: Predictions) -> float:
+    """The temperature that makes ``softmax(logits / T)`` fit the labels best (Guo et al. 2017, arXiv 1706.04599).
+
+    One number for the whole model, found by minimizing cross entropy on validation items, which must not be those that
+    are reported. T > 1 makes an overconfident model humbler. No answer changes, only how sure the model is of it.
+    """
+    logits = np.log(np.maximum(predictions.probabilities, 1e-300))
+    own = np.take_along_axis(logits, predictions.labels[:, None], 1)[:, 0]
+
+    def loss(log_temperature: float) -> float:
+        scale = np.exp(-log_temperature)
+        return float((logsumexp(scale * logits, axis=1) - scale * own).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def scale_temperature(predictions: Predictions, temperature: float) -> Predictions:
+    """The same predictions with ``softmax(logits / temperature)`` as probabilities."""
+    logits = np.log(np.maximum(predictions.probabilities, 1e-300)) / temperature
+    return replace(predictions, probabilities=softmax(logits, axis=1))
+
+
 def _as_runs(predictions: Predictions | Sequence[Predictions]) -> list[Predictions]:
     """Predictions of one or several seeds as a list, checked to be of the same items."""
     runs = [predictions] if isinstance(predictions, Predictions) else list(predictions)
@@ -158,12 +212,13 @@ def _interval(value: float, drawn: Sequence[float], level: float) -> Interval:
 def summarize(predictions: Predictions | Sequence[Predictions], classes: Sequence[str]) -> dict[str, Interval]:
     """The metrics that every record of a classifier carries, each with its bootstrap interval.
 
-    ``accuracy``, ``confidence`` (mean largest probability, over all items), ``auroc`` (mean over classes, one against
-    the rest) and ``recall_<class>``. The calibration error is left out: resampling biases it upward, so a percentile
+    ``accuracy``, ``macro_f1``, ``confidence`` (mean largest probability, over all items), ``auroc`` (mean over classes,
+    one against the rest) and ``recall_<class>``. The calibration error is left out: resampling biases it upward, so a percentile
     interval around it would not hold what it says.
     """
     metrics: dict[str, Metric] = {
         "accuracy": accuracy,
+        "macro_f1": macro_f1,
         "confidence": mean_confidence,
         "auroc": lambda probabilities, labels: float(np.nanmean(auroc(probabilities, labels))),
     }

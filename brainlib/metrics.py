@@ -7,6 +7,8 @@ would be made up. For teaching and research, not a medical device.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.stats import rankdata
 
@@ -55,19 +57,77 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return values
 
 
+def macro_f1(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN); classes that neither occur nor are predicted are left out."""
+    matrix = confusion_matrix(probabilities, labels)
+    return float(np.nanmean(_ratio(2.0 * matrix.diagonal(), matrix.sum(0) + matrix.sum(1))))
+
+
+def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of ``-log p`` of the true class, in nats; the score that temperature scaling minimizes."""
+    true = np.take_along_axis(probabilities, labels[:, None], 1)
+    return float(-np.log(np.maximum(true, 1e-300)).mean())
+
+
+def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean squared distance between the probabilities and the truth as 0 and 1, summed over classes, in [0, 2].
+
+    Brier 1950, Monthly Weather Review 78:1-3. Unlike accuracy it is best when the probabilities are the true ones.
+    """
+    truth = np.eye(probabilities.shape[1])[labels]
+    return float(((probabilities - truth) ** 2).sum(1).mean())
+
+
+class Reliability(NamedTuple):
+    """Of the items in each of ``bins`` equal intervals of confidence; nan where there are none."""
+
+    confidence: np.ndarray  # float (bins,), the mean
+    accuracy: np.ndarray  # float (bins,)
+    count: np.ndarray  # int (bins,)
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
+    """Confidence beside accuracy, interval by interval: the points of a reliability diagram.
+
+    Intervals are open on the left and closed on the right (Guo et al. 2017, arXiv 1706.04599, section 2).
+    """
+    confidence = probabilities.max(1)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    mean = _ratio(np.bincount(place, confidence, minlength=bins), count)
+    right = _ratio(np.bincount(place, probabilities.argmax(1) == labels, minlength=bins), count)
+    return Reliability(mean, right, count)
+
+
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of the predicted class (Guo et al. 2017, arXiv 1706.04599, equation 3).
 
-    Items are put into ``bins`` equal intervals of confidence; the result is the mean distance between confidence and
-    accuracy in a bin, weighted by the items in it. It lies in [0, 1]; 0 means that confidence tells how often the
-    model is right.
+    The mean distance between confidence and accuracy over the intervals of `reliability`, weighted by the items in
+    them. It lies in [0, 1]; 0 means that confidence tells how often the model is right.
+    """
+    points = reliability(probabilities, labels, bins)
+    return float(np.nansum(np.abs(points.accuracy - points.confidence) * points.count) / len(labels))
+
+
+class RiskCoverage(NamedTuple):
+    """A model that answers only when it is confident: float ``(N,)`` each, from the most confident item on."""
+
+    coverage: np.ndarray  # share of items that it answers
+    risk: np.ndarray  # share of wrong answers among them
+    threshold: np.ndarray  # smallest confidence that is still answered
+
+
+def risk_coverage(probabilities: np.ndarray, labels: np.ndarray) -> RiskCoverage:
+    """Risk against coverage as the required confidence falls (El-Yaniv and Wiener 2010, JMLR 11:1605-1641).
+
+    Items of equal confidence are answered together or not at all: each gets the risk and coverage of the last of them.
     """
     confidence = probabilities.max(1)
-    correct = probabilities.argmax(1) == labels
-    # Intervals are open on the left and closed on the right, as in the paper.
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(place, correct - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
+    order = np.argsort(-confidence, kind="stable")
+    threshold = confidence[order]
+    last = np.searchsorted(-threshold, -threshold, side="right")  # items answered at this threshold
+    errors = np.cumsum(probabilities.argmax(1)[order] != labels[order])
+    return RiskCoverage(last / len(labels), errors[last - 1] / last, threshold)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

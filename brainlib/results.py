@@ -8,19 +8,23 @@ import os
 import platform
 import re
 import subprocess
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.special import softmax
 from torch import nn
 
 import brainlib
-from brainlib.evaluate import Interval
+from brainlib.evaluate import Interval, Predictions
 from brainlib.files import DataError, atomic_path, data_root, write_tensors, write_text
 from brainlib.models import create_model
 from brainlib.pictures import to_image, to_page, to_webp
@@ -33,7 +37,7 @@ except ImportError:  # Windows
 _SOURCE_TREE = Path(__file__).parents[1] / "book" / "results"
 _INSTALLED = Path(__file__).parent / "records"
 
-OPTIONAL = {"figures", "tables"}  # keys that records of the first chapters lack
+OPTIONAL = {"figures", "tables", "predictions"}  # keys that records of the first chapters lack
 MAX_FIGURE_WIDTH = 1400  # pixels
 MAX_FIGURE_BYTES = 400_000  # of a file in the book
 MAX_SHOWN_BYTES = 150_000  # of a picture in a notebook
@@ -54,6 +58,7 @@ class Record:
         seconds: time spent training, summed over seeds.
         figures: name to alt text of the pictures saved beside the record; `show_figure` shows one.
         tables: name to whatever JSON holds, such as a list of rows.
+        predictions: names of the predictions saved beside the record; `load_predictions` reads them.
     """
 
     chapter: str
@@ -71,6 +76,7 @@ class Record:
     commit: str | None = field(default_factory=lambda: git_commit())
     figures: dict[str, str] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
+    predictions: list[str] = field(default_factory=list)
     folder: ClassVar[Path | None] = None  # where it was saved to or loaded from
 
     def __post_init__(self) -> None:
@@ -101,12 +107,17 @@ def save_record(
     root: Path | None = None,
     *,
     figures: Mapping[str, tuple[Figure, str]] | None = None,
+    predictions: Mapping[str, Predictions] | None = None,
 ) -> Path:
-    """Write a record, and beside it ``model``'s weights in float16 and its figures as WebP; returns the JSON file.
+    """Write a record, and beside it ``model``'s weights in float16, its figures as WebP and its predictions.
+
+    Returns the JSON file.
 
     Args:
         figures: name (lower-case letters, digits, hyphens) to a figure and its alt text of 40 characters or more. They
             become ``record.figures``; figures of an earlier run of this name are removed.
+        predictions: name to `Predictions`, such as ``test`` and ``validation``, kept as logarithms in float16 (about
+            three digits of the smallest probability as of the largest's distance from 1).
 
     Raises:
         DataError: a name or alt text that cannot be used, or a figure of more than 400 kB; nothing is written then.
@@ -121,6 +132,9 @@ def save_record(
             for name, t in model.state_dict().items()
         }
         write_tensors(target.with_suffix(".safetensors"), weights)
+    if predictions is not None:
+        record.predictions = list(predictions)
+        _write_predictions(_predictions_path(target.parent, record.run), predictions)
     content = asdict(record)
     content["metrics"] = {name: value._asdict() for name, value in record.metrics.items()}
     for name, picture in pictures.items():
@@ -133,6 +147,51 @@ def save_record(
         if path.stem.rpartition(".")[0] == record.run and path not in kept:
             path.unlink(missing_ok=True)
     return target
+
+
+def load_predictions(record: Record) -> dict[str, Predictions]:
+    """The predictions that were saved with a record, by name, so that any metric can be computed anew.
+
+    Raises:
+        DataError: it has none, or their file is missing or damaged.
+    """
+    if not record.predictions or record.folder is None:
+        raise DataError(f"{record.name} has no saved predictions: make the run again with the data")
+    path = _predictions_path(record.folder, record.run)
+    found = {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            for name in record.predictions:
+                columns = {key: stored[f"{name}.{key}"] for key in ("logarithms", "labels", "groups", "networks")}
+                logits = columns["logarithms"].astype(np.float64)
+                networks = columns["networks"].astype(np.int64)
+                found[name] = Predictions(
+                    softmax(logits, axis=1),  # rounding has moved the sum a little from 1
+                    columns["labels"].astype(np.int64),
+                    columns["groups"].astype(np.int64),
+                    networks if len(networks) else None,
+                )
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: fetch it or make the run again") from error
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged ({error}): fetch it or make the run again") from error
+    return found
+
+
+def _write_predictions(path: Path, predictions: Mapping[str, Predictions]) -> None:
+    columns: dict[str, np.ndarray] = {}
+    for name, p in predictions.items():
+        # As logarithms a probability near 0 keeps its digits, and one near 1 its distance from 1.
+        logarithms = np.log(np.maximum(p.probabilities, 1e-300)).astype(np.float16)
+        networks = np.empty(0, np.int8) if p.networks is None else p.networks.astype(np.int8)
+        columns |= {f"{name}.logarithms": logarithms, f"{name}.labels": p.labels.astype(np.int8)}
+        columns |= {f"{name}.groups": p.groups.astype(np.int32), f"{name}.networks": networks}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **columns)
+
+
+def _predictions_path(folder: Path, run: str) -> Path:
+    return folder / f"{run}.predictions.npz"
 
 
 def _figure_path(folder: Path, run: str, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""One training loop for every chapter: seeded, resumable to the last bit, the same on CPU and GPU."""
+"""One training loop for every chapter: seeded, resumable, the same on CPU and GPU, in one process and in several."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from brainlib.data.augment import Augment, repeat_channels, to_input
 from brainlib.data.splits import check_split
+from brainlib.distributed import Processes, synchronized_batch_norm
 from brainlib.files import DataError, remove_leftovers, write_tensors
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on stderr, at every fit
@@ -115,15 +115,23 @@ def fit(
     was killed and is started again with the same ``checkpoint`` loses the epoch it was in, and ends with the same
     weights as one that was never killed.
 
+    Where torchrun or srun has started several processes, each trains on its share of every batch, on a device of its
+    own. ``batch_size`` is still that of the whole batch, all processes draw the same order and augmentation, and
+    gradients are averaged over all items: the numbers are those of one process, but for the order in which they are
+    summed up. Dropout differs between processes. BatchNorm normalizes with the whole batch on CUDA (SyncBatchNorm); on
+    the CPU that does not exist, each process normalizes with its own share, and the numbers are others. History, best
+    epoch and final weights are the same in all processes; the first alone writes the checkpoint, all read it.
+
     Args:
         model: takes float ``(B, C, H, W)`` in [0, 1].
         train, validation: data sets with uint8 batches. Without validation the last epoch is kept.
         optimizer: made over ``model.parameters()``.
-        loss: of (outputs, targets); a mean over the batch.
+        loss: of (outputs, targets); a mean over the items of the batch. Another kind of mean, such as one weighted by
+            class, is taken over each process's share where there are several.
         scheduler: stepped after each epoch.
         checkpoint: a ``.safetensors`` file, written after each epoch and read if it exists. A finished run is loaded
-            and not trained again; a larger ``epochs`` goes on from it.
-        augment: applied to each training batch on the device.
+            and not trained again; a larger ``epochs`` goes on from it. It belongs to one number of processes.
+        augment: applied to each training batch on the device; several processes use its ``draw``.
         score: of (outputs, targets), one number for each item, higher is better; chooses the best epoch.
         keep: ``"best"`` leaves the weights of the epoch with the highest validation score (the earliest of equals) in
             the model, ``"last"`` those of the last epoch.
@@ -143,7 +151,8 @@ def fit(
         raise DataError("the training or validation set is empty: there is nothing to learn from or to score")
     if validation is not None and overlap == "refuse":
         check_split({"training": train.groups, "validation": validation.groups})
-    fabric = Fabric(devices=1, precision=automatic_precision() if precision == "auto" else precision)
+    processes = Processes.current()
+    fabric = processes.fabric(automatic_precision() if precision == "auto" else precision)
     settings = {
         "model": type(model).__name__,
         "train": train.fingerprint,
@@ -156,80 +165,104 @@ def fit(
         "augment": repr(augment),
         "precision": str(fabric._precision.precision),
     }
-    model.to(memory_format=torch.channels_last)
-    wrapped, fast_optimizer = fabric.setup(model, optimizer)
-    history = History()
-    best = _copy_weights(model)
-    if checkpoint is not None:
-        remove_leftovers(checkpoint)
-    if checkpoint is not None and Path(checkpoint).exists():
-        history, best = _load_checkpoint(Path(checkpoint), settings, model, optimizer, scheduler)
-        best = _check_history(Path(checkpoint), history, best, model, epochs, keep)
-
-    bar = tqdm(
-        total=epochs, initial=len(history), desc=label, disable=not progress, file=sys.stdout, leave=False, ncols=88
-    )
-    for epoch in range(len(history), epochs):
-        start = time.perf_counter()
-        torch.manual_seed(_epoch_seed(seed, epoch))  # dropout
-        generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))  # order and augmentation
-        history.learning_rate.append(optimizer.param_groups[0]["lr"])
-        model.train()
-        # Sums stay on the device: asking for a number (.item()) after each batch would make a GPU wait.
-        total = torch.zeros(2, device=fabric.device)
-        for index in torch.randperm(len(train), generator=generator).split(batch_size):
-            images, targets = _to_device(train, index, fabric.device)
-            images = to_input(images)
-            if augment is not None:
-                images = augment(images, generator)
-            images = repeat_channels(images, train.channels).contiguous(memory_format=torch.channels_last)
-            fast_optimizer.zero_grad(set_to_none=True)
-            outputs = wrapped(images)
-            value = loss(outputs, targets)
-            fabric.backward(value)
-            fast_optimizer.step()
-            total += torch.stack([value.detach() * len(index), score(outputs.detach(), targets).sum()])
-        if scheduler is not None:
-            scheduler.step()
-        train_loss, train_score = (total / len(train)).tolist()
-        if not math.isfinite(train_loss):
-            bar.close()
-            raise FloatingPointError(f"the loss became {train_loss} in epoch {epoch + 1}: try a lower learning rate")
-        history.train_loss.append(train_loss)
-        history.train_score.append(train_score)
-        if validation is not None:
-            validation_loss, validation_score = _validate(wrapped, validation, loss, score, batch_size, fabric.device)
-            history.validation_loss.append(validation_loss)
-            history.validation_score.append(validation_score)
-        earlier = max(history.validation_score[:-1], default=-math.inf)
-        if keep == "last" or validation is None or validation_score > earlier:
-            history.best_epoch = epoch
-            best = _copy_weights(model)
-        history.seconds.append(time.perf_counter() - start)
+    if processes.size > 1:
+        settings["processes"] = processes.size
+    with synchronized_batch_norm(model, processes, fabric.device):
+        model.to(memory_format=torch.channels_last)
+        wrapped, fast_optimizer = fabric.setup(model, optimizer)
+        history = History()
+        best = _copy_weights(model)
         if checkpoint is not None:
-            _save_checkpoint(Path(checkpoint), settings, model, optimizer, scheduler, history, best)
-        bar.set_postfix_str(_summary(history), refresh=False)
-        bar.update()
-    bar.close()
-    if progress:
-        print(f"{label}: {len(history)} epochs, {sum(history.seconds):.0f} s, {_summary(history)}", flush=True)
-    model.load_state_dict(best)
-    model.eval()
+            processes.on_main(lambda: remove_leftovers(checkpoint))
+        if checkpoint is not None and Path(checkpoint).exists():
+            history, best = _load_checkpoint(Path(checkpoint), settings, model, optimizer, scheduler)
+            best = _check_history(Path(checkpoint), history, best, model, epochs, keep)
+        processes.check_agreement(settings | {"number of finished epochs": len(history)})
+
+        shown = progress and processes.rank == 0
+        bar = tqdm(
+            total=epochs, initial=len(history), desc=label, disable=not shown, file=sys.stdout, leave=False, ncols=88
+        )
+        for epoch in range(len(history), epochs):
+            start = time.perf_counter()
+            torch.manual_seed(_epoch_seed(seed, epoch, processes.rank))  # dropout
+            generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))  # order and augmentation
+            history.learning_rate.append(optimizer.param_groups[0]["lr"])
+            model.train()
+            # Sums stay on the device: asking for a number (.item()) after each batch would make a GPU wait.
+            total = torch.zeros(2, device=fabric.device)
+            for batch in torch.randperm(len(train), generator=generator).split(batch_size):
+                share = processes.share(len(batch))
+                index = batch[share.part]
+                images, targets = _to_device(train, index, fabric.device)
+                images = to_input(images)
+                if augment is not None and processes.size == 1:
+                    images = augment(images, generator)
+                elif augment is not None:  # drawn for the whole batch, so that each image gets what one process gives
+                    images = augment(images, draw=augment.draw(len(batch), generator)[:, share.part])
+                images = repeat_channels(images, train.channels).contiguous(memory_format=torch.channels_last)
+                fast_optimizer.zero_grad(set_to_none=True)
+                outputs = wrapped(images)
+                value = loss(outputs, targets)
+                fabric.backward(value if share.factor == 1 else value * share.factor)
+                fast_optimizer.step()
+                sums = torch.stack([value.detach() * len(index), score(outputs.detach(), targets).sum()])
+                total += sums / share.copies
+            processes.share_buffers(model)
+            if scheduler is not None:
+                scheduler.step()
+            train_loss, train_score = (processes.sum(total) / len(train)).tolist()
+            if not math.isfinite(train_loss):
+                bar.close()
+                raise FloatingPointError(
+                    f"the loss became {train_loss} in epoch {epoch + 1}: try a lower learning rate"
+                )
+            history.train_loss.append(train_loss)
+            history.train_score.append(train_score)
+            if validation is not None:
+                validation_loss, validation_score = _validate(
+                    wrapped, validation, loss, score, batch_size, fabric.device, processes
+                )
+                history.validation_loss.append(validation_loss)
+                history.validation_score.append(validation_score)
+            earlier = max(history.validation_score[:-1], default=-math.inf)
+            if keep == "last" or validation is None or validation_score > earlier:
+                history.best_epoch = epoch
+                best = _copy_weights(model)
+            history.seconds.append(processes.from_main(time.perf_counter() - start))
+            if checkpoint is not None:
+                write = (Path(checkpoint), settings, model, optimizer, scheduler, history, best)
+                processes.on_main(lambda arguments=write: _save_checkpoint(*arguments))
+            bar.set_postfix_str(_summary(history), refresh=False)
+            bar.update()
+        bar.close()
+        if shown:
+            print(f"{label}: {len(history)} epochs, {sum(history.seconds):.0f} s, {_summary(history)}", flush=True)
+        model.load_state_dict(best)
+        model.eval()
     return history
 
 
 @torch.inference_mode()
 def _validate(
-    model: nn.Module, data: Data, loss: Loss, score: Loss, batch_size: int, device: torch.device
+    model: nn.Module,
+    data: Data,
+    loss: Loss,
+    score: Loss,
+    batch_size: int,
+    device: torch.device,
+    processes: Processes,
 ) -> tuple[float, float]:
     model.eval()
     total = torch.zeros(2, device=device)
-    for index in torch.arange(len(data)).split(2 * batch_size):
+    for batch in torch.arange(len(data)).split(2 * batch_size):
+        share = processes.share(len(batch))
+        index = batch[share.part]
         images, targets = _to_device(data, index, device)
         images = to_input(images, data.channels).contiguous(memory_format=torch.channels_last)
         outputs = model(images)
-        total += torch.stack([loss(outputs, targets) * len(index), score(outputs, targets).sum()])
-    mean_loss, mean_score = (total / len(data)).tolist()
+        total += torch.stack([loss(outputs, targets) * len(index), score(outputs, targets).sum()]) / share.copies
+    mean_loss, mean_score = (processes.sum(total) / len(data)).tolist()
     return mean_loss, mean_score
 
 
@@ -241,9 +274,10 @@ def _to_device(data: Data, index: torch.Tensor, device: torch.device) -> tuple[t
     return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """One 63-bit seed for (seed, epoch); neighbors do not give related streams."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """One 63-bit seed for (seed, epoch, rank); neighbors do not give related streams."""
+    parts = [seed, epoch, rank] if rank else [seed, epoch]  # checkpoints of one process go on with their stream
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -307,12 +341,12 @@ def _load_checkpoint(
             # Copies: a tensor that is a view of the file would stand in the way of replacing it.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}
         history = History(**header["history"])
-        found = {**header["settings"], **_chosen(header["scheduler"])}
+        found = {"processes": 1, **header["settings"], **_chosen(header["scheduler"])}
         state: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in header["optimizer"].items()}
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(f"{path} is not a checkpoint of brainlib, or it is damaged ({error}): {ADVICE}") from error
     schedule = scheduler.state_dict() if scheduler is not None else None
-    wanted = {**settings, **_chosen(schedule)}
+    wanted = {"processes": 1, **settings, **_chosen(schedule)}
     different = [k for k in wanted if found.get(k) != wanted[k]]
     if different:
         changes = ", ".join(f"{k} was {found.get(k)}, now {wanted[k]}" for k in different)

@@ -36,13 +36,24 @@ class Augment:
     brightness: float = 0.2
     contrast: float = 0.2
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def draw(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """The random numbers for ``count`` images, ``(4, count)`` in [0, 1); drawn on the CPU, so a GPU augments alike.
+
+        Processes that share a batch draw for the whole of it, and each takes the columns of its own images.
+        """
+        return torch.rand(4, count, generator=generator)
+
+    def __call__(
+        self, images: torch.Tensor, generator: torch.Generator | None = None, *, draw: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Augment float ``(B, C, H, W)`` in [0, 1]; the result has the same shape, device and range.
 
         Args:
-            generator: a CPU generator. The few random numbers are drawn on the CPU, so that a GPU augments alike.
+            generator: a CPU generator for the random numbers.
+            draw: the random numbers themselves, as `draw` gives them, instead.
         """
-        draw = torch.rand(4, len(images), generator=generator)
+        if draw is None:
+            draw = self.draw(len(images), generator)
         angle = (2 * draw[0] - 1) * math.radians(self.rotation)
         mirror = torch.where(draw[1] < self.flip, -1.0, 1.0)
         zero = torch.zeros_like(angle)

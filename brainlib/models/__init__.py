@@ -5,14 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from brainlib.files import DataError
+from brainlib.models.alexnet import AlexNet
+from brainlib.models.baselines import MLP, LinearClassifier
+from brainlib.models.compact_transformer import CompactTransformer
 from brainlib.models.custom_cnn import CustomCNN
+from brainlib.models.vgg16 import VGG16
+from brainlib.models.vit import VisionTransformer
 
-_MODELS: dict[str, Callable[..., nn.Module]] = {"custom_cnn": CustomCNN}
+_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "alexnet": AlexNet,
+    "compact_transformer": CompactTransformer,
+    "custom_cnn": CustomCNN,
+    "linear": LinearClassifier,
+    "mlp": MLP,
+    "vgg16": VGG16,
+    "vit": VisionTransformer,
+}
 
-__all__ = ["CustomCNN", "count_parameters", "create_model", "list_models"]
+__all__ = [
+    "MLP",
+    "VGG16",
+    "AlexNet",
+    "CompactTransformer",
+    "CustomCNN",
+    "LinearClassifier",
+    "VisionTransformer",
+    "count_multiply_adds",
+    "count_parameters",
+    "create_model",
+    "list_models",
+]
 
 
 def list_models() -> list[str]:
@@ -34,3 +61,14 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable scalars. Running statistics of BatchNorm are buffers and do not count."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+@torch.no_grad()
+def count_multiply_adds(model: nn.Module, shape: tuple[int, ...] = (1, 3, 128, 128)) -> int:
+    """Multiplications of convolutions, linear layers and attention in one forward pass of an input of that shape."""
+    was_training = model.training
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.eval()(torch.zeros(shape, device=next(model.parameters()).device))
+    model.train(was_training)
+    return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two

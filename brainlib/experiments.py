@@ -1,0 +1,222 @@
+"""One classifier, one protocol, one seed: trained, tested and recorded. Chapters, command line and clusters call this.
+
+For teaching and research, not a medical device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from brainlib.data.mri import MRIDataset
+from brainlib.data.splits import group_split, patient_folds
+from brainlib.evaluate import Predictions, predict, summarize
+from brainlib.files import DataError, data_root
+from brainlib.metrics import calibration_error, mean_confidence
+from brainlib.recipes import Recipe, get_recipe
+from brainlib.results import Record
+from brainlib.train import History, automatic_precision, fit, seed_everything
+
+CHAPTER = "08_comparing_classifiers"
+PROTOCOLS = ("study", "official", "grouped")
+COURSE_EPOCHS = 20  # of the study's models where patients are kept apart: half its length or less, and enough
+HELD_OUT = 0.15  # of the training slices, by group, to choose the epoch with
+
+
+@dataclass(frozen=True)
+class Part:
+    """Positions in a data set, int64: what one network learns from, chooses its epoch with, and is tested on."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+@dataclass
+class Trained:
+    """What `train_classifier` made: one network for each part of the protocol.
+
+    Attributes:
+        test: predictions of the items that the protocol tests, each by the network that has not learned from it.
+        validation: those of the items that chose the epochs; what temperature scaling may be fitted on.
+    """
+
+    recipe: Recipe
+    split: str
+    seed: int
+    epochs: int
+    networks: list[nn.Module]
+    histories: list[History]
+    parts: list[Part]
+    test: Predictions
+    validation: Predictions
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training."""
+        return sum(sum(history.seconds) for history in self.histories)
+
+
+def split_parts(data: MRIDataset, split: str) -> list[Part]:
+    """The parts of a protocol.
+
+    - ``"study"``: learn from Training, validate and test on Testing, as the study did.
+    - ``"official"``: 85 % of Training, by group, to learn from, the rest to choose the epoch with; tested on Testing.
+      No slice is used for two things, but patients of Testing are known from Training.
+    - ``"grouped"``: five folds with patients apart as far as they are known, both folders together. Each fold is tested
+      by a network that learned from 85 % of the others and chose its epoch with the rest.
+
+    Raises:
+        DataError: no such protocol.
+    """
+    everything = np.arange(len(data))
+    training, testing = (np.flatnonzero(data.splits == name) for name in ("Training", "Testing"))
+    if split == "study":
+        return [Part(training, testing, testing)]
+    if split == "official":
+        tests = [testing]
+    elif split == "grouped":
+        tests = list(patient_folds(data))
+    else:
+        raise DataError(f"split={split!r}: choose one of {', '.join(PROTOCOLS)}")
+    parts = []
+    for test in tests:
+        learn = training if split == "official" else np.setdiff1d(everything, test)
+        inner, held_out = group_split(data.groups[learn], (1 - HELD_OUT, HELD_OUT), 0, data.labels[learn])
+        parts.append(Part(learn[inner], learn[held_out], test))
+    return parts
+
+
+def train_classifier(
+    model: str | Recipe,
+    data: MRIDataset,
+    split: str = "official",
+    seed: int = 0,
+    *,
+    epochs: int | None = None,
+    parts: Sequence[Part] | None = None,
+    checkpoints: Path | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Train one model under one protocol and test it.
+
+    Args:
+        model: a name with a recipe (`brainlib.recipes.RECIPES`), or a recipe of your own.
+        split: ``"study"``, ``"official"`` or ``"grouped"``, see `split_parts`.
+        epochs: the recipe's number if None; for the study's models outside the study's protocol, `COURSE_EPOCHS`.
+        parts: only these of the protocol's parts, or parts of your own.
+        checkpoints: folder for one file a network, so that a run that dies goes on; None for none.
+
+    Raises:
+        DataError: no such recipe or protocol, or a checkpoint of another run.
+    """
+    recipe = get_recipe(model) if isinstance(model, str) else model
+    parts = split_parts(data, split) if parts is None else list(parts)
+    epochs = epochs or default_epochs(recipe, split)
+    leaky = {"keep": "last", "overlap": "allow"} if split == "study" else {}
+    networks, histories, tests, validations = [], [], [], []
+    for number, part in enumerate(parts, 1):
+        name = f"{recipe.model}-{split}" + (f"-fold-{number}" if len(parts) > 1 else "")
+        length = "" if epochs == default_epochs(recipe, split) else f"-{epochs}-epochs"
+        seed_everything(seed)
+        network = recipe.make_model()
+        optimizer = recipe.make_optimizer(network)
+        history = fit(
+            network,
+            data.subset(part.train),
+            data.subset(part.validation),
+            loss=recipe.make_loss(),
+            optimizer=optimizer,
+            scheduler=recipe.make_scheduler(optimizer, epochs),
+            epochs=epochs,
+            batch_size=recipe.batch_size,
+            augment=recipe.augment,
+            seed=seed,
+            checkpoint=checkpoints / f"{name}-{seed}{length}.safetensors" if checkpoints else None,
+            label=f"{name}, seed {seed}",
+            progress=progress,
+            **leaky,
+        )
+        networks.append(network)
+        histories.append(history)
+        for index, found in ((part.test, tests), (part.validation, validations)):
+            answers = predict(network, data.subset(index))
+            found.append((index, replace(answers, networks=np.full(len(index), number - 1))))
+    test = _join(tests) if len(tests) > 1 else tests[0][1]
+    validation = _join(validations, sort=False) if len(tests) > 1 else validations[0][1]
+    return Trained(recipe, split, seed, epochs, networks, histories, parts, test, validation)
+
+
+def default_epochs(recipe: Recipe, split: str) -> int:
+    """The recipe's epochs, or `COURSE_EPOCHS` for the study's models outside its own protocol."""
+    return recipe.epochs if split == "study" or recipe.source == "course" else min(recipe.epochs, COURSE_EPOCHS)
+
+
+def _join(found: list[tuple[np.ndarray, Predictions]], sort: bool = True) -> Predictions:
+    """Predictions of several networks as one; by position in the data set where each item has one prediction."""
+    index = np.concatenate([positions for positions, _ in found])
+    columns = (
+        np.concatenate([getattr(answers, name) for _, answers in found])
+        for name in ("probabilities", "labels", "groups", "networks")
+    )
+    joined = Predictions(*columns)
+    return joined.subset(np.argsort(index, kind="stable")) if sort else joined
+
+
+def describe(trained: Trained, data: MRIDataset, profile: str = "full") -> Record:
+    """The record of a run, to be saved with `brainlib.results.save_record`."""
+    parts = trained.parts
+    recipe = trained.recipe
+    usual = default_epochs(recipe, trained.split)
+    last_batch = np.arange(len(trained.test))[-((len(trained.test) - 1) % recipe.batch_size + 1) :]
+    last = trained.test.subset(last_batch)
+    facts = {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "split": trained.split,
+        "train": round(np.mean([len(part.train) for part in parts])),
+        "validation": 0 if trained.split == "study" else round(np.mean([len(part.validation) for part in parts])),
+        "test": len(trained.test),
+        "networks": len(parts),
+    }
+    settings = recipe.to_dict() | {
+        "epochs": trained.epochs,
+        "recipe_epochs": usual,
+        "shortened": trained.epochs < usual,
+        "precision": automatic_precision(),
+        "kept_epochs": [history.best_epoch + 1 for history in trained.histories],
+    }
+    tables = {
+        "histories": [
+            {k: [round(x, 5) for x in v] if isinstance(v, list) else v for k, v in history.to_dict().items()}
+            for history in trained.histories
+        ],
+        "calibration_error": calibration_error(trained.test.probabilities, trained.test.labels),
+        "confidence_last_batch": mean_confidence(last.probabilities),
+        "train_score": float(np.mean([history.train_score[-1] for history in trained.histories])),
+        "train_loss": float(np.mean([history.train_loss[-1] for history in trained.histories])),
+    }
+    run = f"{recipe.model}-{trained.split}-{trained.seed}"
+    if settings["shortened"]:
+        run += f"-{trained.epochs}-epochs"
+    return Record(
+        CHAPTER,
+        run,
+        recipe.model,
+        profile,
+        facts,
+        settings,
+        [trained.seed],
+        summarize(trained.test, data.classes),
+        trained.seconds,
+        tables=tables,
+    )
+
+
+def checkpoint_folder() -> Path:
+    """Where full runs of classifiers keep their checkpoints."""
+    return data_root() / "runs" / CHAPTER
