@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import brainlib
+from brainlib import cluster
 from brainlib.files import DataError, data_root
 
 
@@ -135,6 +136,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--root", type=Path, metavar="DIR", help="folder of the slices (default: in the data folder)")
     train.add_argument("--weights", action="store_true", help="save the weights of the first network too (float16)")
     train.set_defaults(action=train_command)
+
+    cluster.add_parser(commands)
 
     weights = commands.add_parser(
         "weights",

@@ -213,8 +213,8 @@ def summarize(predictions: Predictions | Sequence[Predictions], classes: Sequenc
     """The metrics that every record of a classifier carries, each with its bootstrap interval.
 
     ``accuracy``, ``macro_f1``, ``confidence`` (mean largest probability, over all items), ``auroc`` (mean over classes,
-    one against the rest) and ``recall_<class>``. The calibration error is left out: resampling biases it upward, so a percentile
-    interval around it would not hold what it says.
+    one against the rest) and ``recall_<class>``. The calibration error is left out: resampling biases it upward, so a
+    percentile interval around it would not hold what it says.
     """
     metrics: dict[str, Metric] = {
         "accuracy": accuracy,

@@ -44,10 +44,15 @@ class Settings:
     force: bool = False
     here: bool = False
 
+    @property
+    def name(self) -> str:
+        """Profile and parameters as part of a file name: runs of one chapter at the same time have different ones."""
+        values = [f"{name}-{value}" for name, value in sorted(self.parameters.items())]
+        return re.sub(r"[^\w.-]+", "-", "-".join([self.profile, *values]))[:120]
+
     def destination(self, chapter: Path) -> Path:
         """Where the executed notebook of ``chapter`` goes."""
-        values = [f"{name}-{value}" for name, value in sorted(self.parameters.items())]
-        name = re.sub(r"[^\w.-]+", "-", "-".join([self.profile, *values]))[:120]
+        name = self.name
         if self.output is not None:
             return self.output / (chapter.name if name == "demo" else f"{chapter.stem}-{name}.ipynb")
         return chapter if name == "demo" else data_root() / "runs" / chapter.stem / f"{name}.ipynb"
@@ -155,8 +160,8 @@ def run_chapter(root: Path, path: Path, settings: Settings, progress: Progress, 
     """Run one chapter unless it is fresh; True if it ran.
 
     Raises:
-        ChapterError: a cell failed. What ran is kept in ``runs/<chapter>/failed.ipynb`` under the data root, and the
-            chapter's own file is what it was.
+        ChapterError: a cell failed. What ran is kept in ``runs/<chapter>/failed.ipynb`` under the data root (with the
+            parameters in the name where there are some), and the chapter's own file is what it was.
     """
     notebook, destination = notebooks.read(path), settings.destination(path)
     stamped = notebooks.stamp_setup(notebook, notebooks.repository_address(root))
@@ -197,7 +202,7 @@ def execute(notebook: Any, path: Path, settings: Settings, progress: Progress) -
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explain(error, runs) from error
-    running = runs / f"running-{settings.profile}.ipynb"
+    running = runs / f"running-{settings.name}.ipynb"
     cells = [cell for cell in notebooks.code_cells(notebook) if cell.source.strip()]
     numbers = {cell.id: number for number, cell in enumerate(cells, 1)}
     headings = _headings(notebook)
@@ -247,7 +252,8 @@ def execute(notebook: Any, path: Path, settings: Settings, progress: Progress) -
 
 def _failure(cell_id: str, what: str, running: Path, path: Path, cells: list[Any]) -> ChapterError:
     """Keep what ran; say where it stopped and why."""
-    kept = running.with_name("failed.ipynb")
+    name = running.stem.removeprefix("running-")
+    kept = running.with_name("failed.ipynb" if name in PROFILES else f"failed-{name}.ipynb")
     if running.is_file():
         running.replace(kept)
     where = "its beginning, before the first cell"

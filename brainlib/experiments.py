@@ -5,9 +5,12 @@ For teaching and research, not a medical device.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -17,7 +20,7 @@ from brainlib.data.splits import group_split, patient_folds
 from brainlib.evaluate import Predictions, predict, summarize
 from brainlib.files import DataError, data_root
 from brainlib.metrics import calibration_error, mean_confidence
-from brainlib.recipes import Recipe, get_recipe
+from brainlib.recipes import RECIPES, Recipe, get_recipe
 from brainlib.results import Record
 from brainlib.train import History, automatic_precision, fit, seed_everything
 
@@ -109,7 +112,8 @@ def train_classifier(
         split: ``"study"``, ``"official"`` or ``"grouped"``, see `split_parts`.
         epochs: the recipe's number if None; for the study's models outside the study's protocol, `COURSE_EPOCHS`.
         parts: only these of the protocol's parts, or parts of your own.
-        checkpoints: folder for one file a network, so that a run that dies goes on; None for none.
+        checkpoints: folder for one file a network, so that a run that dies goes on; None for none. A recipe or parts
+            of your own have files of their own; a part of the protocol has the same file, alone or with the others.
 
     Raises:
         DataError: no such recipe or protocol, or a checkpoint of another run.
@@ -117,11 +121,11 @@ def train_classifier(
     recipe = get_recipe(model) if isinstance(model, str) else model
     parts = split_parts(data, split) if parts is None else list(parts)
     epochs = epochs or default_epochs(recipe, split)
+    files = _checkpoint_names(recipe, data, split, seed, epochs, parts) if checkpoints else []
     leaky = {"keep": "last", "overlap": "allow"} if split == "study" else {}
     networks, histories, tests, validations = [], [], [], []
     for number, part in enumerate(parts, 1):
         name = f"{recipe.model}-{split}" + (f"-fold-{number}" if len(parts) > 1 else "")
-        length = "" if epochs == default_epochs(recipe, split) else f"-{epochs}-epochs"
         seed_everything(seed)
         network = recipe.make_model()
         optimizer = recipe.make_optimizer(network)
@@ -136,7 +140,7 @@ def train_classifier(
             batch_size=recipe.batch_size,
             augment=recipe.augment,
             seed=seed,
-            checkpoint=checkpoints / f"{name}-{seed}{length}.safetensors" if checkpoints else None,
+            checkpoint=checkpoints / files[number - 1] if checkpoints else None,
             label=f"{name}, seed {seed}",
             progress=progress,
             **leaky,
@@ -154,6 +158,35 @@ def train_classifier(
 def default_epochs(recipe: Recipe, split: str) -> int:
     """The recipe's epochs, or `COURSE_EPOCHS` for the study's models outside its own protocol."""
     return recipe.epochs if split == "study" or recipe.source == "course" else min(recipe.epochs, COURSE_EPOCHS)
+
+
+def _checkpoint_names(
+    recipe: Recipe, data: MRIDataset, split: str, seed: int, epochs: int, parts: Sequence[Part]
+) -> list[str]:
+    """One file name a part; whatever changes a network changes the name."""
+    name = f"{recipe.model}-{split}"
+    if recipe != RECIPES.get(recipe.model):  # such as another dropout, which the weights would not betray
+        name += "-" + _digest(json.dumps(recipe.to_dict(), sort_keys=True, default=repr).encode())
+    length = "" if epochs == default_epochs(recipe, split) else f"-{epochs}-epochs"
+    protocol = split_parts(data, split) if split in PROTOCOLS else []
+    names = []
+    for part in parts:
+        content = _content(part)
+        number = next((i for i, fold in enumerate(protocol, 1) if _content(fold) == content), None)
+        if number is None:
+            which = f"-part-{_digest(content)}"
+        else:
+            which = f"-fold-{number}" if len(protocol) > 1 else ""
+        names.append(f"{name}{which}-{seed}{length}.safetensors")
+    return names
+
+
+def _content(part: Part) -> bytes:
+    return b"|".join(np.asarray(index, np.int64).tobytes() for index in (part.train, part.validation))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def _join(found: list[tuple[np.ndarray, Predictions]], sort: bool = True) -> Predictions:
@@ -191,10 +224,7 @@ def describe(trained: Trained, data: MRIDataset, profile: str = "full") -> Recor
         "kept_epochs": [history.best_epoch + 1 for history in trained.histories],
     }
     tables = {
-        "histories": [
-            {k: [round(x, 5) for x in v] if isinstance(v, list) else v for k, v in history.to_dict().items()}
-            for history in trained.histories
-        ],
+        "histories": [{k: _shortened(v) for k, v in history.to_dict().items()} for history in trained.histories],
         "calibration_error": calibration_error(trained.test.probabilities, trained.test.labels),
         "confidence_last_batch": mean_confidence(last.probabilities),
         "train_score": float(np.mean([history.train_score[-1] for history in trained.histories])),
@@ -215,6 +245,11 @@ def describe(trained: Trained, data: MRIDataset, profile: str = "full") -> Recor
         trained.seconds,
         tables=tables,
     )
+
+
+def _shortened(value: Any) -> Any:
+    """Five digits of each number in a list, however small it is: a learning rate, or the loss of what is learned."""
+    return [float(f"{x:.5g}") for x in value] if isinstance(value, list) else value
 
 
 def checkpoint_folder() -> Path:

@@ -17,7 +17,8 @@ For teaching and research, not a medical device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import TypeAlias
 
 import numpy as np
@@ -25,7 +26,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from brainlib.data.brats import REGIONS
+from brainlib.data.brats import LABELS, REGIONS
 from brainlib.files import DataError
 
 Mask: TypeAlias = np.ndarray | torch.Tensor
@@ -177,7 +178,7 @@ def lesion_wise_dice(
     if dilation < 0 or minimum < 0:
         raise DataError(f"dilation={dilation}, minimum={minimum}: both must be 0 or more")
     prediction, target = _pair(prediction, target)
-    prediction, target = _crop(prediction, target, margin=dilation)
+    prediction, target = _crop(prediction, target)  # zones lose what sticks out, and no contact
     corners = np.ones((3,) * target.ndim, bool)
     near = target
     if dilation:  # SciPy takes 0 iterations for "until nothing changes"
@@ -199,7 +200,7 @@ def lesion_wise_dice(
     return float((2 * found / (size + predicted))[counted].sum() / total)
 
 
-def merge_regions(masks: torch.Tensor, regions: Sequence[str] = ("WT", "TC", "ET")) -> torch.Tensor:
+def merge_regions(masks: Mask, regions: Sequence[str] = ("WT", "TC", "ET")) -> Mask:
     """Regions from masks of the three labels, which may overlap where a model has one sigmoid for each.
 
     Args:
@@ -207,16 +208,16 @@ def merge_regions(masks: torch.Tensor, regions: Sequence[str] = ("WT", "TC", "ET
         regions: names in `brainlib.data.brats.REGIONS`.
 
     Returns:
-        bool ``(..., R, H, W)`` on the same device. For masks that do not overlap it is what `region_masks` makes of
-        the labels.
+        bool ``(..., R, H, W)`` of the same kind, on the same device. For masks that do not overlap it is what
+        `region_masks` makes of the labels.
     """
     if unknown := [name for name in regions if name not in REGIONS]:
         raise DataError(f"regions={unknown}: choose from {', '.join(REGIONS)}")
-    if masks.ndim < 3 or masks.shape[-3] != 3 or masks.dtype != torch.bool:
+    if masks.ndim < 3 or masks.shape[-3] != 3 or masks.dtype not in (torch.bool, np.dtype(bool)):
         raise DataError(f"masks must be bool (..., 3, H, W): NCR, ED, ET; not {masks.dtype} {tuple(masks.shape)}")
-    single = {REGIONS[name]: masks[..., c, :, :] for c, name in enumerate(("NCR", "ED", "ET"))}
-    united = [torch.stack([single[(label,)] for label in REGIONS[name]]).any(0) for name in regions]
-    return torch.stack(united, -3)
+    single = {LABELS[name]: masks[..., c, :, :] for c, name in enumerate(("NCR", "ED", "ET"))}
+    united = [reduce(or_, (single[label] for label in REGIONS[name])) for name in regions]
+    return torch.stack(united, -3) if isinstance(masks, torch.Tensor) else np.stack(united, -3)
 
 
 def score_volume(
@@ -299,9 +300,8 @@ class Counts:
             raise DataError(f"masks must be bool, not {prediction.dtype} and {target.dtype}: {_HOW}")
         patients = torch.as_tensor(patients)
         if patients.is_floating_point() or patients.shape not in ((), (shape[0],)):
-            raise DataError(
-                f"patients must be {shape[0]} integers, or one, not {patients.dtype} {tuple(patients.shape)}"
-            )
+            found = f"{patients.dtype} {tuple(patients.shape)}"
+            raise DataError(f"patients must be {shape[0]} integers, or one for all, not {found}")
         both, predicted, true = (
             mask.flatten(2).sum(-1, dtype=torch.int64) for mask in (prediction & target, prediction, target)
         )
@@ -443,10 +443,7 @@ def _pair(prediction: Mask, target: Mask) -> tuple[np.ndarray, np.ndarray]:
     return pair[0], pair[1]
 
 
-def _crop(prediction: np.ndarray, target: np.ndarray, margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Both, cut to the box that holds everything, with a margin where the image has one: far less to look at."""
+def _crop(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both, cut to the box that holds everything: far less to look at."""
     box = ndimage.find_objects((prediction | target).astype(np.uint8))
-    if not box:
-        return prediction, target
-    window = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in box[0])
-    return prediction[window], target[window]
+    return (prediction[box[0]], target[box[0]]) if box else (prediction, target)

@@ -32,6 +32,7 @@ def folder(tmp_path, monkeypatch):
         ["data", "phantom"],
         ["data", "kaggle"],
         ["data", "check"],
+        ["train"],
         ["weights"],
         ["bench"],
     ],
@@ -44,7 +45,16 @@ def test_each_command_has_help(command, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["fly"], ["run", "-p", "seed"], ["run", "--profile", "fast"], ["run", "--force", "--check"]]
+    "command",
+    [
+        [],
+        ["fly"],
+        ["run", "-p", "seed"],
+        ["run", "--profile", "fast"],
+        ["run", "--force", "--check"],
+        ["train"],
+        ["train", "linear", "--seed", "first"],
+    ],
 )
 def test_wrong_usage_exits_with_2(command, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -62,6 +72,11 @@ def test_wrong_usage_exits_with_2(command, capsys):
         (["run", "-p", "profile", "fast"], "brainlib: profile 'fast': choose one of demo, full"),
         (["run", "--profile", "demo", "-p", "profile", "full"], "contradict each other"),
         (["bench", "speed"], "brainlib: speed: no such benchmark"),
+        (["train", "lenet"], "brainlib: there is no recipe for 'lenet'; there are recipes for: custom_cnn, alexnet"),
+        (["train", "linear", "lenet"], "there is no recipe for 'lenet'"),
+        (["train", "linear", "--split", "study", "random"], "brainlib: --split random: choose from study, official"),
+        (["train", "linear", "--epochs", "0"], "brainlib: --epochs 0: it must be 1 or more"),
+        (["train", "linear"], "brain-tumor-mri"),  # which is not there
     ],
 )
 def test_an_error_of_the_user_is_one_bare_message(folder, capsys, command, message):
@@ -136,6 +151,52 @@ def test_data_check_names_what_is_missing_and_exits_with_1_for_half_a_set(folder
     assert course.main(["data", "check", "--no-pictures"]) == 1
     out = capsys.readouterr().out
     assert "brain-tumor-mri: incomplete, Training 1 (glioma 1)" in out and "1 of 7023 files" in out
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    """A place for records that is not the book's."""
+    from brainlib import results
+
+    monkeypatch.setattr(results, "_SOURCE_TREE", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results"
+
+
+def test_train_writes_a_record_for_each_protocol_and_seed(folder, tmp_path, records, tiny_phantom, capsys):
+    from brainlib.data import load_mri
+    from brainlib.evaluate import predict
+    from brainlib.metrics import accuracy
+    from brainlib.results import load_model, load_predictions, load_records
+
+    command = ["train", "linear", "--root", str(tiny_phantom), "--epochs", "2", "--split", "study", "official"]
+    assert course.main([*command, "--seed", "0", "3", "--weights"]) == 0
+    out = capsys.readouterr().out
+    found = load_records("08_comparing_classifiers")
+    names = [f"linear-{split}-{seed}-2-epochs" for split in ("official", "study") for seed in (0, 3)]
+    assert [record.run for record in found] == names
+    data = load_mri(tiny_phantom)
+    for record in found:
+        assert f"{record.run}: accuracy {record.metrics['accuracy']}, in {records}" in out
+        assert record.data["fingerprint"] == data.fingerprint and record.settings["shortened"]
+        test = load_predictions(record)["test"]
+        assert accuracy(test.probabilities, test.labels) == pytest.approx(record.metrics["accuracy"].value)
+        again = predict(load_model(record.name), data.subset(data.splits == "Testing"))
+        assert again.probabilities == pytest.approx(test.probabilities, abs=2e-3)
+    checkpoints = tmp_path / "data" / "runs" / "08_comparing_classifiers"
+    assert sorted(path.stem for path in checkpoints.iterdir()) == names
+    # The same command once more tests and records what it finds trained.
+    times = {path: path.stat().st_mtime_ns for path in checkpoints.iterdir()}
+    seconds = [record.seconds for record in found]
+    assert course.main(command) == 0
+    assert times == {path: path.stat().st_mtime_ns for path in checkpoints.iterdir()}
+    assert [record.seconds for record in load_records("08_comparing_classifiers")] == seconds
+
+
+def test_train_refuses_before_it_has_worked(folder, tmp_path, records, tiny_phantom):
+    """A wrong name at the end of the line does not cost the hours of the first."""
+    assert course.main(["train", "linear", "lenet", "--root", str(tiny_phantom)]) == 1
+    assert list(records.iterdir()) == [] and not (tmp_path / "data" / "runs").exists()
 
 
 def test_weights_lists_the_recorded_models(folder, capsys):

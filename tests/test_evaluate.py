@@ -1,14 +1,29 @@
 """Predictions do not depend on how they are made, and intervals mean what they say."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from helpers import striped_slices, tiny_network
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from brainlib.data import DataError
-from brainlib.evaluate import Interval, Predictions, bootstrap, compare, predict
-from brainlib.metrics import accuracy, auroc, calibration_error, mean_confidence, recall
+from brainlib.evaluate import (
+    Interval,
+    McNemar,
+    Predictions,
+    bootstrap,
+    compare,
+    fit_temperature,
+    mcnemar,
+    predict,
+    scale_temperature,
+    summarize,
+)
+from brainlib.metrics import accuracy, auroc, calibration_error, cross_entropy, macro_f1, mean_confidence, recall
 
 
 @pytest.fixture
@@ -69,6 +84,9 @@ def test_subset():
     part = p.subset(p.labels == 1)
     assert len(part) == (p.labels == 1).sum() and (part.labels == 1).all()
     np.testing.assert_array_equal(p.subset(np.array([3, 1])).probabilities, p.probabilities[[3, 1]])
+    assert p.subset(np.array([3, 1])).networks is None
+    several = Predictions(p.probabilities, p.labels, p.groups, np.arange(10) // 2)
+    np.testing.assert_array_equal(several.subset(np.array([3, 8])).networks, [1, 4])
 
 
 # Intervals ------------------------------------------------------------------------------------------------------------
@@ -231,3 +249,113 @@ def test_what_cannot_be_compared():
         bootstrap(accuracy, p.subset(np.zeros(30, bool)))
     with pytest.raises(DataError, match="same items in the same order"):
         bootstrap(accuracy, [p, p.subset(np.arange(30)[::-1])])
+
+
+# McNemar --------------------------------------------------------------------------------------------------------------
+
+
+def exact_p(a: int, b: int) -> float:
+    """Two-sided: how likely a fair coin falls at least as unevenly as a to b."""
+    tail = sum(math.comb(a + b, k) for k in range(min(a, b) + 1)) / 2 ** (a + b)
+    return min(1.0, 2 * tail)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 0), (1, 0), (0, 5), (3, 9), (10, 10), (2, 30), (41, 17)])
+def test_mcnemar_in_closed_form(a, b):
+    first = from_right(np.repeat([True, False, True, False], [a, b, 12, 7]))
+    second = from_right(np.repeat([False, True, True, False], [a, b, 12, 7]))
+    found = mcnemar(first, second)
+    assert isinstance(found, McNemar) and (found.only_first, found.only_second) == (a, b)
+    assert found.p == pytest.approx(exact_p(a, b)) and 0 < found.p <= 1
+    back = mcnemar(second, first)
+    assert (back.only_first, back.only_second, back.p) == (b, a, pytest.approx(found.p))
+
+
+def test_mcnemar_holds_its_level():
+    """Of 400 pairs of equally good models, one in twenty or fewer is called different (the test is conservative)."""
+    rng = np.random.default_rng(0)
+    called = [mcnemar(*(from_right(rng.random(150) < 0.8) for _ in range(2))).p <= 0.05 for _ in range(400)]
+    assert 0.01 < np.mean(called) < 0.07
+
+
+def test_mcnemar_needs_the_same_items():
+    p = from_right(np.ones(5, bool))
+    with pytest.raises(DataError, match="same items"):
+        mcnemar(p, from_right(np.ones(6, bool)))
+    with pytest.raises(DataError, match="same items"):
+        mcnemar(p, from_right(np.ones(5, bool), groups=np.arange(5)[::-1]))
+
+
+# Temperature ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("confidence", "right"), [(0.99, 80), (0.9, 70), (0.6, 90), (0.8, 80)])
+def test_temperature_of_two_classes_in_closed_form(confidence, right):
+    """One confidence for all: it should be the accuracy, so T = logit(confidence) / logit(accuracy)."""
+    probabilities = np.tile([confidence, 1 - confidence], (100, 1))
+    p = Predictions(probabilities, (np.arange(100) >= right).astype(int), np.arange(100))
+    found = fit_temperature(p)
+    logit = [math.log(q / (1 - q)) for q in (confidence, right / 100)]
+    assert found == pytest.approx(logit[0] / logit[1], rel=1e-3)
+    scaled = scale_temperature(p, found)
+    assert mean_confidence(scaled.probabilities) == pytest.approx(right / 100, abs=1e-3)
+    assert calibration_error(scaled.probabilities, p.labels) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5, 6.0])
+def test_a_known_temperature_is_found_again(temperature):
+    """Labels are drawn from probabilities, which are then sharpened or flattened by a known number."""
+    rng = np.random.default_rng(0)
+    true = rng.dirichlet([0.6] * 4, 20_000)
+    labels = (true.cumsum(1) < rng.random((20_000, 1))).sum(1).clip(max=3)
+    honest = Predictions(true, labels, np.arange(20_000))
+    distorted = scale_temperature(honest, 1 / temperature)
+    found = fit_temperature(distorted)
+    assert found == pytest.approx(temperature, rel=0.03)
+    scaled = scale_temperature(distorted, found)
+    assert cross_entropy(scaled.probabilities, labels) <= cross_entropy(true, labels)
+    for other in (0.9 * found, 1.1 * found):
+        worse = scale_temperature(distorted, other)
+        assert cross_entropy(worse.probabilities, labels) > cross_entropy(scaled.probabilities, labels)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(st.integers(0, 1000), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_scaling_by_a_temperature(seed, first, second):
+    p = noisy(30, 2.0, seed)
+    p = Predictions(p.probabilities, p.labels, p.groups, np.arange(30) % 5)
+    scaled = scale_temperature(p, first)
+    np.testing.assert_array_equal(scaled.probabilities.argmax(1), p.probabilities.argmax(1))
+    np.testing.assert_allclose(scaled.probabilities.sum(1), 1)
+    powers = p.probabilities ** (1 / first)
+    np.testing.assert_allclose(scaled.probabilities, powers / powers.sum(1, keepdims=True), atol=1e-12)
+    for name in ("labels", "groups", "networks"):
+        np.testing.assert_array_equal(getattr(scaled, name), getattr(p, name))
+    twice, at_once = scale_temperature(scaled, second), scale_temperature(p, first * second)
+    np.testing.assert_allclose(twice.probabilities, at_once.probabilities, atol=1e-9)
+    np.testing.assert_allclose(scale_temperature(p, 1).probabilities, p.probabilities)
+    humbler = mean_confidence(scaled.probabilities) < mean_confidence(p.probabilities)
+    assert humbler == (first > 1) or math.isclose(first, 1, abs_tol=1e-9)
+
+
+def test_temperature_of_probabilities_that_are_0():
+    probabilities = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    p = Predictions(probabilities, np.array([0, 1, 1]), np.arange(3))
+    found = fit_temperature(p)
+    assert 1 < found <= 20 + 1e-6
+    assert np.isfinite(scale_temperature(p, found).probabilities).all()
+
+
+# Summary --------------------------------------------------------------------------------------------------------------
+
+
+def test_summary_has_the_metrics_of_a_record():
+    p = noisy(90, 1.0)
+    found = summarize(p, ("a", "b", "c"))
+    names = ["accuracy", "macro_f1", "confidence", "auroc", "recall_a", "recall_b", "recall_c"]
+    assert list(found) == names
+    probabilities, labels = p.probabilities, p.labels
+    expected = [accuracy(probabilities, labels), macro_f1(probabilities, labels), mean_confidence(probabilities)]
+    expected += [auroc(probabilities, labels).mean(), *recall(probabilities, labels)]
+    assert [interval.value for interval in found.values()] == pytest.approx(expected)
+    assert all(interval.low < interval.value < interval.high for interval in found.values())

@@ -11,15 +11,21 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from brainlib.metrics import (
     accuracy,
     auroc,
+    brier_score,
     calibration_error,
     confusion_matrix,
+    cross_entropy,
+    macro_f1,
     mean_confidence,
     precision,
     recall,
+    reliability,
+    risk_coverage,
 )
 
 quick = settings(deadline=None, max_examples=40, derandomize=True)
 ALL = [accuracy, mean_confidence, confusion_matrix, precision, recall, auroc, calibration_error]
+ALL += [macro_f1, cross_entropy, brier_score]
 
 
 @st.composite
@@ -55,6 +61,11 @@ def test_agrees_with_scikit_learn(case):
             assert value == pytest.approx(judge.roc_auc_score(labels == c, probabilities[:, c]))
         else:
             assert np.isnan(value)
+    # Without a list of labels scikit-learn averages over those that occur or are said.
+    assert macro_f1(probabilities, labels) == pytest.approx(judge.f1_score(labels, said, average="macro"))
+    assert cross_entropy(probabilities, labels) == pytest.approx(judge.log_loss(labels, probabilities, labels=names))
+    expected = judge.brier_score_loss(labels, probabilities, labels=names, scale_by_half=False)
+    assert brier_score(probabilities, labels) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bins", [5, 15])
@@ -176,3 +187,89 @@ def test_missing_classes_give_nan():
     np.testing.assert_array_equal(precision(probabilities, labels), [1, 0.5, np.nan])
     assert np.isnan(auroc(probabilities, labels)[2]) and not np.isnan(auroc(probabilities, labels)[:2]).any()
     assert np.isnan(auroc(probabilities, np.zeros(3, int))).all()  # one class alone cannot be told from others
+
+
+def test_macro_f1_by_hand():
+    # Class 0: 2 of 3 found and nothing else said so, F1 = 4/5. Class 1: found, once said wrongly, 2/3. Class 2: absent.
+    labels = np.array([0, 0, 0, 1])
+    assert macro_f1(one_hot([0, 0, 1, 1]), labels) == pytest.approx((4 / 5 + 2 / 3) / 2)
+    # Said once and never true, it counts as 0; accuracy does not tell the one from the other.
+    assert macro_f1(one_hot([0, 0, 2, 1]), labels) == pytest.approx((4 / 5 + 1 + 0) / 3)
+
+
+def test_cross_entropy_and_brier_score_at_their_ends():
+    labels = np.array([0, 1, 2, 2])
+    assert cross_entropy(one_hot(labels), labels) == brier_score(one_hot(labels), labels) == 0
+    assert brier_score(one_hot((labels + 1) % 3), labels) == 2
+    assert cross_entropy(one_hot((labels + 1) % 3), labels) == pytest.approx(300 * np.log(10))  # large, not infinite
+    knows_nothing = np.full((4, 3), 1 / 3)
+    assert cross_entropy(knows_nothing, labels) == pytest.approx(np.log(3))
+    assert brier_score(knows_nothing, labels) == pytest.approx(2 / 3)
+
+
+@quick
+@given(predictions())
+def test_proper_scores_are_best_at_the_true_probabilities(case):
+    """The expected score, over labels drawn from ``truth``, of ``truth`` itself and of anything else."""
+    other, _ = case
+    truth = other[np.random.default_rng(0).permutation(len(other))]
+    classes = truth.shape[1]
+    for metric in (cross_entropy, brier_score):
+
+        def expected(said, metric=metric):
+            each = [[metric(row[None], np.array([c])) for c in range(classes)] for row in said]
+            return (truth * np.array(each)).sum()
+
+        assert expected(truth) <= expected(other) + 1e-9
+
+
+@quick
+@given(predictions(), st.integers(1, 20))
+def test_points_of_a_reliability_diagram(case, bins):
+    probabilities, labels = case
+    points = reliability(probabilities, labels, bins)
+    assert all(column.shape == (bins,) for column in points) and points.count.sum() == len(labels)
+    empty = points.count == 0
+    assert np.isnan(points.confidence[empty]).all() and np.isnan(points.accuracy[empty]).all()
+    edges = np.arange(bins + 1) / bins
+    inside = points.confidence[~empty]
+    assert (inside > edges[:-1][~empty] - 1e-9).all() and (inside <= edges[1:][~empty] + 1e-9).all()
+    whole = {"confidence": mean_confidence(probabilities), "accuracy": accuracy(probabilities, labels)}
+    for name, value in whole.items():
+        assert np.nansum(getattr(points, name) * points.count) / len(labels) == pytest.approx(value)
+
+
+def test_reliability_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.7, 0.3], [0.4, 0.6]])
+    points = reliability(probabilities, np.array([0, 1, 0, 0]), bins=5)
+    np.testing.assert_array_equal(points.count, [0, 0, 1, 1, 2])
+    np.testing.assert_allclose(points.confidence, [np.nan, np.nan, 0.6, 0.7, 0.9])
+    np.testing.assert_allclose(points.accuracy, [np.nan, np.nan, 0, 1, 0.5])
+
+
+@quick
+@given(predictions())
+def test_risk_and_coverage_are_those_of_the_answered(case):
+    """By brute force: answer what is at least as confident as the threshold, and count."""
+    probabilities, labels = case
+    found = risk_coverage(probabilities, labels)
+    confidence, wrong = probabilities.max(1), probabilities.argmax(1) != labels
+    np.testing.assert_array_equal(found.threshold, np.sort(confidence)[::-1])
+    for coverage, risk, threshold in zip(*found, strict=True):
+        answered = confidence >= threshold
+        assert coverage == pytest.approx(answered.mean()) and risk == pytest.approx(wrong[answered].mean())
+    assert found.coverage[-1] == 1 and found.risk[-1] == pytest.approx(1 - accuracy(probabilities, labels))
+    assert (np.diff(found.coverage) >= 0).all()
+
+
+def test_items_of_equal_confidence_are_answered_together():
+    """Else the order of the file would decide the risk: right ones first, or wrong ones first."""
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.8, 0.2], [0.6, 0.4]])
+    for labels in ([0, 0, 1, 0], [0, 1, 0, 0]):
+        found = risk_coverage(probabilities, np.array(labels))
+        np.testing.assert_allclose(found.coverage, [0.25, 0.75, 0.75, 1])
+        np.testing.assert_allclose(found.risk, [0, 1 / 3, 1 / 3, 1 / 4])
+        np.testing.assert_allclose(found.threshold, [0.9, 0.8, 0.8, 0.6])
+    sure = risk_coverage(one_hot([0, 1, 2]), np.array([0, 2, 2]))
+    np.testing.assert_allclose(sure.coverage, [1, 1, 1])  # all alike: there is nothing to choose
+    np.testing.assert_allclose(sure.risk, [1 / 3] * 3)

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import mounted, tree
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
@@ -20,12 +22,14 @@ import brainlib
 from brainlib import results
 from brainlib.checks import ABSOLUTE_PATH
 from brainlib.data import DataError
-from brainlib.evaluate import Interval
+from brainlib.evaluate import Interval, Predictions
+from brainlib.metrics import accuracy, macro_f1, mean_confidence
 from brainlib.models import CustomCNN, count_parameters, list_models
 from brainlib.results import (
     Record,
     list_weights,
     load_model,
+    load_predictions,
     load_records,
     results_root,
     save_record,
@@ -35,7 +39,7 @@ from brainlib.results import (
 
 BOOK = Path(__file__).parents[1] / "book" / "results"
 KEYS = "chapter run model profile data settings seeds metrics hardware seconds peak_memory_bytes brainlib commit"
-LATER_KEYS = ["figures", "tables"]  # which the first records lack
+LATER_KEYS = ["figures", "tables", "predictions"]  # which the first records lack
 ALT = "A line that rises from the lower left to the upper right."
 DATA = {"name": "noise", "fingerprint": "0123456789abcdef", "split": "official", "train": 8, "validation": 2, "test": 4}
 
@@ -70,7 +74,7 @@ def test_record_comes_back_as_it_was(own):
     assert load_records("05_custom_cnn") == [record] and record.name == "05_custom_cnn/official"
     stored = json.loads(path.read_text(encoding="utf-8"))
     assert sorted(stored) == sorted(KEYS.split() + LATER_KEYS)
-    assert stored["figures"] == stored["tables"] == {}
+    assert stored["figures"] == stored["tables"] == {} and stored["predictions"] == []
     assert stored["metrics"] == {"accuracy": {"value": 0.9, "low": 0.85, "high": 0.95}}
 
 
@@ -111,12 +115,15 @@ def test_your_own_run_replaces_the_one_of_the_course(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("key", LATER_KEYS)
-def test_old_records_without_figures_or_tables_are_read(own, key):
+def test_old_records_without_later_keys_are_read(own, key):
     path = save_record(make_record())
     content = json.loads(path.read_text())
     del content[key]
     path.write_text(json.dumps(content))
-    assert load_records("05_custom_cnn")[0].figures == load_records("05_custom_cnn")[0].tables == {}
+    (record,) = load_records("05_custom_cnn")
+    assert record.figures == record.tables == {} and record.predictions == []
+    with pytest.raises(DataError, match="05_custom_cnn/official has no saved predictions"):
+        load_predictions(record)
 
 
 def test_tables_come_back(own):
@@ -212,6 +219,115 @@ def test_weights_that_do_not_fit(own):
     path.with_suffix(".json").unlink()
     with pytest.raises(DataError, match="no record beside it"):
         load_model("05_custom_cnn/official")
+
+
+# Predictions ----------------------------------------------------------------------------------------------------------
+
+
+def make_predictions(count: int = 40, networks: bool = False, seed: int = 0, sharpness: float = 3) -> Predictions:
+    rng = np.random.default_rng(seed)
+    logits = sharpness * rng.normal(size=(count, 4))
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    answered = np.arange(count) % 5 if networks else None
+    return Predictions(probabilities, rng.integers(0, 4, count), rng.integers(0, 3000, count), answered)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10_000), st.floats(0, 60), st.booleans())
+def test_predictions_come_back(own, seed, sharpness, networks):
+    """Labels and groups as they were; the logarithm of each probability within half a step of float16."""
+    saved = make_predictions(30, networks, seed, sharpness)
+    save_record(make_record(), predictions={"test": saved})
+    found = load_predictions(load_records("05_custom_cnn")[0])["test"]
+    for name in ("labels", "groups"):
+        column = getattr(found, name)
+        np.testing.assert_array_equal(column, getattr(saved, name))
+        assert column.dtype == np.int64
+    if networks:
+        np.testing.assert_array_equal(found.networks, saved.networks)
+    else:
+        assert found.networks is None
+    np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(found.probabilities, saved.probabilities, atol=1e-3)
+    # All of a row share the change of its sum, which is far below the step of a large logarithm.
+    logarithms = np.log(np.maximum(saved.probabilities, 1e-300))
+    changed = np.abs(np.log(np.maximum(found.probabilities, 1e-300)) - logarithms)
+    assert (changed <= -logarithms * 2.0**-11 + 1e-3).all()
+    # A confidence of 0.9999 is not one of 0.999: its distance from 1 keeps two digits.
+    distance = 1 - saved.probabilities.max(1)
+    some = (distance > 1e-6) & (distance < 0.5)
+    np.testing.assert_allclose(1 - found.probabilities.max(1)[some], distance[some], rtol=0.02)
+    for metric, tolerance in ((mean_confidence, 5e-4), (accuracy, 0), (macro_f1, 1e-12)):
+        values = [metric(p.probabilities, p.labels) for p in (saved, found)]
+        first, second = np.sort(saved.probabilities, 1)[:, :-3:-1].T
+        if metric is mean_confidence or (first > 1.002 * second).all():  # a tie may fall the other way
+            assert values[0] == pytest.approx(values[1], abs=tolerance)
+
+
+def test_predictions_lie_beside_the_record_by_name(own):
+    test, validation = make_predictions(40, networks=True), make_predictions(25, seed=1)
+    record = make_record("a")
+    save_record(record, predictions={"test": test, "validation": validation})
+    assert record.predictions == ["test", "validation"] and load_records("05_custom_cnn") == [record]
+    assert sorted(tree(own)) == ["05_custom_cnn/a.json", "05_custom_cnn/a.predictions.npz"]
+    assert list_weights() == []  # predictions are no weights
+    found = load_predictions(record)  # where it was saved, without being loaded first
+    assert list(found) == ["test", "validation"] and len(found["test"]) == 40 and len(found["validation"]) == 25
+    assert found["validation"].networks is None and found["test"].networks is not None
+
+
+def test_certain_predictions_come_back(own):
+    certain = Predictions(np.eye(4)[[0, 1, 2]], np.array([0, 1, 3]), np.arange(3))
+    save_record(record := make_record(), predictions={"test": certain})
+    np.testing.assert_array_equal(load_predictions(record)["test"].probabilities, certain.probabilities)
+
+
+def test_predictions_that_are_missing(own):
+    with pytest.raises(DataError, match="05_custom_cnn/official has no saved predictions: make the run again"):
+        load_predictions(make_record())
+    save_record(record := make_record(), predictions={"test": make_predictions()})
+    (own / "05_custom_cnn" / "official.predictions.npz").unlink()
+    with pytest.raises(DataError, match="official.predictions.npz is missing: fetch it or make the run again"):
+        load_predictions(record)
+    save_record(make_record(), predictions={"validation": make_predictions()})
+    with pytest.raises(DataError, match="official.predictions.npz is damaged.*test"):
+        load_predictions(record)  # of the run before
+
+
+def damages(content: bytes) -> dict[str, bytes]:
+    """The file as a crash, a bad disk or a mistake may leave it."""
+    array = io.BytesIO()
+    np.save(array, np.arange(3))
+    objects = io.BytesIO()
+    np.savez(objects, **{f"test.{key}": np.array([{}]) for key in ("logarithms", "labels", "groups", "networks")})
+    found = {"empty": b"", "text": b"<html>not found</html>", "one array": array.getvalue(), "objects": objects.getvalue()}
+    found |= {f"first {n}": content[:n] for n in (1, 30, len(content) // 2, len(content) - 1)}
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(content), 150, replace=False):
+        flipped = bytearray(content)
+        flipped[place] ^= int(rng.integers(1, 256))
+        found[f"byte {place}"] = bytes(flipped)
+    return found
+
+
+def test_damaged_predictions_are_refused(own):
+    save_record(record := make_record(), predictions={"test": make_predictions()})
+    path = own / "05_custom_cnn" / "official.predictions.npz"
+    before = load_predictions(record)["test"]
+    refused = 0
+    for name, content in damages(path.read_bytes()).items():
+        path.write_bytes(content)
+        try:
+            found = load_predictions(record)["test"]
+        except DataError as error:
+            assert str(path) in str(error) and "make the run again" in str(error), name
+            refused += 1
+        else:  # a date in the archive, say: then nothing else has changed
+            np.testing.assert_array_equal(found.probabilities, before.probabilities, err_msg=name)
+            np.testing.assert_array_equal(found.labels, before.labels, err_msg=name)
+            assert name.startswith("byte"), name
+    assert refused > 75
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -322,6 +438,16 @@ def test_numbers_of_the_study():
         study_results("lenet")
 
 
+def check_recorded_predictions(record: Record) -> None:
+    """They are of the items that the record is about, and score what it says."""
+    test = load_predictions(record)["test"]
+    assert len(test) == record.data["test"]
+    for name, metric in {"accuracy": accuracy, "macro_f1": macro_f1, "confidence": mean_confidence}.items():
+        assert metric(test.probabilities, test.labels) == pytest.approx(record.metrics[name].value, abs=2e-3), name
+    networks = record.data.get("networks", 1)
+    assert test.networks is None or len(np.unique(test.networks)) == networks
+
+
 @pytest.mark.parametrize("path", sorted(BOOK.glob("*/*.json")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_recorded_run(path):
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -349,6 +475,9 @@ def test_recorded_run(path):
     found = {p.name.split(".")[-2] for p in path.parent.glob(f"{path.stem}.*.webp")}
     assert found == set(record.figures) and all(len(alt) >= 40 for alt in record.figures.values())
     assert all(show_figure(record, name) for name in record.figures)
+    assert path.with_suffix(".predictions.npz").exists() == bool(record.predictions)
+    if record.predictions:
+        check_recorded_predictions(record)
     text = path.read_text(encoding="utf-8")
     assert ABSOLUTE_PATH.search(text) is None  # of somebody's machine
 

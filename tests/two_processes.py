@@ -32,6 +32,7 @@ def without_batch_norm() -> nn.Module:
     )
 
 
+LONG = 30  # epochs of the training that is killed
 # Of 45 items in batches of 16, the last has 13: 7 and 6 for two processes. Of 49, the last has one. Validation goes in
 # batches of 32, so that of 33 items the last is alone as well.
 RUNS = {
@@ -39,11 +40,11 @@ RUNS = {
     "sgd": {"make": lambda p: SGD(p, lr=0.05, momentum=0.9), "items": 49, "schedule": True},
     "no validation": {"make": lambda p: Adam(p, lr=3e-3), "items": 17, "validation": False},
     "batch norm": {"make": lambda p: Adam(p, lr=3e-3), "items": 45, "network": tiny_network},
+    "long": {"make": lambda p: Adam(p, lr=3e-3, fused=True), "items": 45, "epochs": LONG},
 }
-LONG = 30  # epochs of the training that is killed
 
 
-def train(folder: Path, name: str, *, epochs: int = 5, checkpoint: Path | None = None, **options) -> list[torch.Tensor]:
+def train(folder: Path, name: str, *, checkpoint: Path | None = None, **options) -> list[torch.Tensor]:
     """One training; writes weights and history of this process to ``folder`` and returns all images it saw."""
     rank, run = Processes.current().rank, RUNS[name]
     seed_everything(rank)  # the processes begin with other weights, and go on with those of the first
@@ -58,7 +59,7 @@ def train(folder: Path, name: str, *, epochs: int = 5, checkpoint: Path | None =
         striped_slices(33, seed=1, first_group=1000) if run.get("validation", True) else None,
         optimizer=optimizer,
         scheduler=StepLR(optimizer, 2, gamma=0.5) if run.get("schedule") else None,
-        epochs=epochs,
+        epochs=run.get("epochs", 5),
         checkpoint=checkpoint,
         **{"batch_size": 16, "augment": Augment(), "precision": "32-true", "label": name} | options,
     )
@@ -91,7 +92,7 @@ def main(folder: Path, what: str) -> None:
     rank = Processes.current().rank
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
     if what == "long":  # to be killed
-        train(folder, "adam", epochs=LONG, batch_size=4, checkpoint=folder / "long.safetensors", progress=False)
+        train(folder, "long", checkpoint=folder / "long.safetensors", progress=False)
         return
     for name in RUNS:  # several trainings, one after the other, in the same processes
         seen = train(folder, name, checkpoint=folder / "checkpoints" / f"{name}.safetensors")

@@ -132,3 +132,60 @@ def test_half_of_the_images_are_flipped():
     images[..., :4] = 1
     flipped = Augment(flip=0.5, rotation=0, brightness=0, contrast=0)(images, seeded(0))[:, 0, 0, 0] < 0.5
     assert 160 < int(flipped.sum()) < 240  # four standard deviations
+
+
+def center_and_spread(image: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Center of brightness (row, column) and root mean square distance from it, in pixels."""
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in image.shape), indexing="ij")
+    places = torch.stack([rows, columns])
+    center = (image * places).sum((1, 2)) / image.sum()
+    return center, float((image * ((places - center[:, None, None]) ** 2).sum(0)).sum() / image.sum()) ** 0.5
+
+
+def only(**chosen: float) -> Augment:
+    return Augment(**{"flip": 0, "rotation": 0, "brightness": 0, "contrast": 0} | chosen)
+
+
+def test_zoom_scales_the_distances_by_the_factor_drawn():
+    images = smooth_images(12, size=64)
+    augment = only(zoom=0.3)
+    draw = augment.draw(12, seeded(3))
+    zoomed = augment(images.clone(), draw=draw)
+    for i in range(12):
+        ratio = center_and_spread(zoomed[i, 0])[1] / center_and_spread(images[i, 0])[1]
+        assert ratio == pytest.approx(1 + 0.3 * (2 * draw[4, i].item() - 1), rel=0.02)
+
+
+def test_shift_moves_by_the_share_of_the_side_drawn():
+    images = smooth_images(12, size=64)
+    augment = only(shift=0.1)
+    draw = augment.draw(12, seeded(4))
+    moved = augment(images.clone(), draw=draw)
+    for i in range(12):
+        step = center_and_spread(moved[i, 0])[0] - center_and_spread(images[i, 0])[0]
+        expected = -64 * 0.1 * (2 * draw[[6, 5], i] - 1)  # what comes from further right stands further left
+        torch.testing.assert_close(step, expected, atol=0.15, rtol=0)
+        assert step.abs().max() <= 6.4 + 0.15
+
+
+@given(probability=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_erasing_blackens_one_rectangle_of_the_size_it_says(probability, seed):
+    images = torch.ones(30, 1, 64, 48)
+    erased = only(erase=probability)(images, seeded(seed))[:, 0] < 0.5
+    hit = erased.flatten(1).any(1)
+    assert hit.all() if probability == 1 else not hit.any() if probability == 0 else 0 < hit.sum() < 30
+    for hole in erased[hit]:
+        rows, columns = hole.any(1).nonzero().flatten(), hole.any(0).nonzero().flatten()
+        height, width = len(rows), len(columns)
+        assert (
+            hole.sum() == height * width and rows[-1] - rows[0] + 1 == height and columns[-1] - columns[0] + 1 == width
+        )
+        assert 64 / 8 - 1 <= height <= 64 * 3 / 8 + 1 and 48 / 8 - 1 <= width <= 48 * 3 / 8 + 1
+
+
+def test_what_is_off_changes_neither_the_draws_nor_the_name():
+    assert repr(Augment()) == "Augment(flip=0.5, rotation=10.0, brightness=0.2, contrast=0.2)"
+    assert repr(Augment(zoom=0.1)) == "Augment(flip=0.5, rotation=10.0, brightness=0.2, contrast=0.2, zoom=0.1)"
+    assert torch.equal(Augment().draw(7, seeded(0)), torch.rand(4, 7, generator=seeded(0)))
+    assert Augment(erase=0.1).draw(7).shape == (12, 7)
