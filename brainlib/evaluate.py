@@ -220,8 +220,15 @@ def summarize(predictions: Predictions | Sequence[Predictions], classes: Sequenc
         "accuracy": accuracy,
         "macro_f1": macro_f1,
         "confidence": mean_confidence,
-        "auroc": lambda probabilities, labels: float(np.nanmean(auroc(probabilities, labels))),
+        "auroc": _mean_auroc,
     }
     for c, name in enumerate(classes):
         metrics[f"recall_{name}"] = lambda probabilities, labels, c=c: float(recall(probabilities, labels)[c])
     return {name: bootstrap(metric, predictions) for name, metric in metrics.items()}
+
+
+def _mean_auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that can be told from others; nan where a draw has one class alone."""
+    values = auroc(probabilities, labels)
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from tiny_course import chapter, mark_fresh, write_course
@@ -163,12 +164,14 @@ def records(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
-def test_train_writes_a_record_for_each_protocol_and_seed(folder, tmp_path, records, tiny_phantom, capsys):
+def test_train_writes_a_record_for_each_protocol_and_seed(folder, tmp_path, records, tiny_phantom, capsys, monkeypatch):
+    from brainlib import evaluate
     from brainlib.data import load_mri
     from brainlib.evaluate import predict
     from brainlib.metrics import accuracy
     from brainlib.results import load_model, load_predictions, load_records
 
+    monkeypatch.setattr(evaluate, "bootstrap", partial(evaluate.bootstrap, samples=50))  # 2,000 take seconds
     command = ["train", "linear", "--root", str(tiny_phantom), "--epochs", "2", "--split", "study", "official"]
     assert course.main([*command, "--seed", "0", "3", "--weights"]) == 0
     out = capsys.readouterr().out

@@ -234,11 +234,11 @@ def test_batch_norm_is_exchanged_and_put_back():
     assert all(torch.equal(tensor, state[name][1]) for name, tensor in model.state_dict().items())
 
 
-def test_a_draw_can_be_shared():
+@pytest.mark.parametrize("augment", [Augment(), Augment(flip=1.0, rotation=45.0, brightness=0.5)], ids=repr)
+def test_a_draw_can_be_shared(augment):
     images = to_input(
         torch.randint(0, 256, (7, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     )
-    augment = Augment()
     whole = augment(images, torch.Generator().manual_seed(1))
     draw = augment.draw(7, torch.Generator().manual_seed(1))
     assert torch.equal(augment(images, draw=draw), whole)

@@ -359,3 +359,11 @@ def test_summary_has_the_metrics_of_a_record():
     expected += [auroc(probabilities, labels).mean(), *recall(probabilities, labels)]
     assert [interval.value for interval in found.values()] == pytest.approx(expected)
     assert all(interval.low < interval.value < interval.high for interval in found.values())
+
+
+@pytest.mark.filterwarnings("error")
+def test_summary_of_few_patients():
+    """Most draws lack a class and many have one alone; what is undefined in them is left out, without a warning."""
+    labels = np.array([0, 0, 1])
+    found = summarize(Predictions(np.eye(2)[labels], labels, np.array([0, 1, 2])), ("a", "b"))
+    assert found["auroc"] == found["recall_b"] == found["accuracy"] == Interval(1, 1, 1)

@@ -117,7 +117,9 @@ def test_sizes_and_classes_of_the_parts(many):
         for part in split_parts(many, split):
             learned = len(part.train) + len(part.validation)
             assert len(part.validation) == pytest.approx(0.15 * learned, abs=12)
-            shares = [np.bincount(many.labels[index], minlength=4) / len(index) for index in (part.train, part.validation)]
+            shares = [
+                np.bincount(many.labels[index], minlength=4) / len(index) for index in (part.train, part.validation)
+            ]
             np.testing.assert_allclose(*shares, atol=0.05)
             assert len(part.test) == pytest.approx(120, abs=20) or split == "official"
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -217,6 +218,13 @@ def test_the_training_scripts_give_the_commands(cluster_environment, tiny, tmp_p
     assert sorted(re.findall(r"called: (.*)", logs(tiny))) == sorted(f"{start} {x}" for x in expected)
 
 
+def test_a_chapter_that_fails_is_a_job_that_fails(cluster_environment, tiny, tmp_path):
+    user = settings(cluster_environment, tmp_path / "data", CHAPTERS="09")
+    command = ["sbatch", "--wait", "--array=0", "--cpus-per-task=1", "jobs/chapters.sbatch"]
+    answer = subprocess.run(command, cwd=tiny, env=user, capture_output=True, text=True, timeout=180)
+    assert answer.returncode == 1 and "09: no such chapter" in logs(tiny), answer.stderr
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_slurm_takes_the_scripts(cluster_environment, script):
     command = ["sbatch", "--test-only", f"jobs/{script.name}"]
@@ -249,6 +257,39 @@ def test_scripts_are_sound(script):
         assert not any(line.startswith("#SBATCH") and "gpu" in line for line in code_lines), "a CPU cluster refuses it"
         assert text.index("# Settings") < text.index("set -euo pipefail")
         assert f"`{script.name}`" in (ROOT / "jobs" / "README.md").read_text()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("limit", "scontrol", "words"),
+    [("0", "true", "was requeued 0 times already: not again"), ("9", "false", "could not be requeued")],
+)
+def test_a_job_that_cannot_be_requeued_works_on(tmp_path, limit, scontrol, words):
+    """Until its limit comes: the signal that says so must not end it."""
+    stub = '[ "$1" = -c ] && exit 0\ntouch started\nfor i in $(seq 200); do [ -e go ] && exit 3; sleep 0.1; done\n'
+    for name, content in (("python", stub), ("scontrol", scontrol)):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{content}\n")
+        (tmp_path / name).chmod(0o755)
+    lines = ["set -euo pipefail", f". {ROOT / 'jobs' / 'common.sh'}", 'run "$PYTHON" train || echo "status $?"']
+    variables = {"PYTHON": "./python", "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "MAX_REQUEUES": limit}
+    environment = (
+        {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")} | variables | {"SLURM_JOB_ID": "1"}
+    )
+    script = subprocess.Popen(
+        ["bash", "-c", "\n".join(lines)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert slurm.wait((tmp_path / "started").exists, 30)
+    script.send_signal(signal.SIGUSR1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        script.wait(1)
+    (tmp_path / "go").touch()
+    out, _ = script.communicate(timeout=30)
+    assert script.returncode == 0 and words in out and "status 3" in out
 
 
 def submit(capsys, *arguments: str) -> tuple[int, str, str]:

@@ -301,7 +301,7 @@ def test_pieces_closer_than_two_dilations_are_one_lesion(gap, lesions):
 
 
 def test_a_corner_connects():
-    """Both in the target, where what touches by a corner is one lesion, and in the prediction, where it is one piece."""
+    """What touches by a corner alone is one lesion in the target, and one piece in the prediction."""
     shape = (12, 12, 12)
     first, second = box(shape, (2, 5), (2, 5), (2, 5)), box(shape, (5, 8), (5, 8), (5, 8))
     assert lesion_wise_dice(first, first | second, dilation=0, minimum=0) == pytest.approx(2 / 3)

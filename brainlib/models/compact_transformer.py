@@ -11,18 +11,38 @@ from torch import nn
 from brainlib.models.attention import PreNormLayer
 
 
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions whose result is added to what came in, ``(B, C, H, W)`` to the same (He et al. 2016,
+    arXiv 1512.03385)."""
+
+    def __init__(self, channels: int, activation: Callable[[], nn.Module] = nn.GELU) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            activation(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.activation = activation()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.activation(x + self.branch(x))
+
+
 class CompactTransformer(nn.Module):
     """Classify a slice: ``(B, 3, image_size, image_size)`` in [0, 1] to ``(B, num_classes)`` logits.
 
     A compact convolutional transformer after Hassani et al. (2021, arXiv 2104.05704): a few convolutions in place of
     patches, so that neighbors and shifts need not be learned; pre-norm encoder layers with stochastic depth; and
-    sequence pooling, a learned weighted mean of all tokens, in place of the class token. Here each convolution has
-    stride 2 and BatchNorm (the paper pools and does not normalize).
+    sequence pooling, a learned weighted mean of all tokens, in place of the class token. The tokenizer here is larger
+    than the paper's: convolutions of stride 2 with BatchNorm, and residual blocks between them.
 
     Args:
         image_size: side of the square images in pixels, a multiple of 2 to the power of ``len(widths)``.
         num_classes: number of logits.
-        widths: channels after each convolution; the last is the length of a token.
+        widths: channels after each convolution of stride 2; the last is the length of a token.
+        blocks: residual blocks after each of these convolutions.
         depth: number of encoder layers.
         heads: attention heads in each.
         mlp_ratio: hidden units of a layer's perceptron, as a multiple of the length of a token.
@@ -31,15 +51,16 @@ class CompactTransformer(nn.Module):
         activation: makes a fresh activation module for each place.
 
     Raises:
-        ValueError: a size that the strides do not divide, or (in ``forward``) images of another shape.
+        ValueError: a size that the strides do not divide, ``blocks`` of another length than ``widths``, or (in ``forward``) images of another shape.
     """
 
     def __init__(
         self,
         image_size: int = 128,
         num_classes: int = 4,
-        widths: Sequence[int] = (32, 64, 128, 256),
-        depth: int = 5,
+        widths: Sequence[int] = (32, 64, 128, 192),
+        blocks: Sequence[int] = (0, 1, 1, 1),
+        depth: int = 3,
         heads: int = 4,
         mlp_ratio: float = 2.0,
         dropout: float = 0.1,
@@ -50,14 +71,13 @@ class CompactTransformer(nn.Module):
         stride = 2 ** len(widths)
         if image_size % stride:
             raise ValueError(f"image_size={image_size} must be a multiple of {stride}, the tokenizer's stride")
+        if len(blocks) != len(widths):
+            raise ValueError(f"blocks={tuple(blocks)} must hold one number for each of widths={tuple(widths)}")
         self.image_size = image_size
         layers: list[nn.Module] = []
-        for inputs, outputs in zip((3, *widths), widths, strict=False):
-            layers += [
-                nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(outputs),
-                activation(),
-            ]
+        for inputs, outputs, count in zip((3, *widths[:-1]), widths, blocks, strict=True):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs)]
+            layers += [activation(), *(ResidualBlock(outputs, activation) for _ in range(count))]
         self.tokenizer = nn.Sequential(*layers)
         dim = widths[-1]
         self.position = nn.Parameter(0.02 * torch.randn(1, (image_size // stride) ** 2, dim))

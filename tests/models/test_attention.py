@@ -80,7 +80,9 @@ def test_attention_starts_as_pytorch_starts_it():
     mine, judge = SelfAttention(96, 4), nn.MultiheadAttention(96, 4)
     for own, theirs in zip(mine.parameters(), judge.parameters(), strict=True):
         assert own.shape == theirs.shape
-        assert own.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.01)  # uniform, so the edge tells
+        assert own.abs().max().item() == pytest.approx(
+            theirs.abs().max().item(), rel=0.01
+        )  # uniform, so the edge tells
         assert own.std().item() == pytest.approx(theirs.std().item(), rel=0.05)
 
 

@@ -281,7 +281,9 @@ def test_compact_transformer_is_random_only_in_training():
 def test_sizes_of_the_compact_transformer():
     model = CompactTransformer(image_size=96, widths=(4, 8), depth=2, heads=2, mlp_ratio=1.5, num_classes=3).eval()
     logits, attention = model(torch.rand(2, 3, 96, 96), return_attention=True)
-    assert logits.shape == (2, 3) and attention[0].shape == (2, 2, 576, 576) and model.layers[0].mlp[0].out_features == 12
+    assert (
+        logits.shape == (2, 3) and attention[0].shape == (2, 2, 576, 576) and model.layers[0].mlp[0].out_features == 12
+    )
     with pytest.raises(ValueError, match="image_size=100 must be a multiple of 16"):
         CompactTransformer(image_size=100)
     with pytest.raises(ValueError, match="heads=5 does not divide dim=256"):
