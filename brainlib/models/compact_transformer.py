@@ -51,7 +51,8 @@ class CompactTransformer(nn.Module):
         activation: makes a fresh activation module for each place.
 
     Raises:
-        ValueError: a size that the strides do not divide, ``blocks`` of another length than ``widths``, or (in ``forward``) images of another shape.
+        ValueError: a size that the strides do not divide, ``blocks`` of another length than ``widths``, or (in
+            ``forward``) images of another shape.
     """
 
     def __init__(
