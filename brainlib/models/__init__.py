@@ -12,16 +12,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from brainlib.files import DataError
 from brainlib.models.alexnet import AlexNet
+from brainlib.models.attention_unet import AttentionUNet
 from brainlib.models.baselines import MLP, LinearClassifier
+from brainlib.models.classic_unet import ClassicUNet
 from brainlib.models.compact_transformer import CompactTransformer
 from brainlib.models.custom_cnn import CustomCNN
+from brainlib.models.improved_unet import ImprovedUNet
 from brainlib.models.vgg16 import VGG16
 from brainlib.models.vit import VisionTransformer
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": AlexNet,
+    "attention_unet": AttentionUNet,
+    "classic_unet": ClassicUNet,
     "compact_transformer": CompactTransformer,
     "custom_cnn": CustomCNN,
+    "improved_unet": ImprovedUNet,
     "linear": LinearClassifier,
     "mlp": MLP,
     "vgg16": VGG16,
@@ -32,8 +38,11 @@ __all__ = [
     "MLP",
     "VGG16",
     "AlexNet",
+    "AttentionUNet",
+    "ClassicUNet",
     "CompactTransformer",
     "CustomCNN",
+    "ImprovedUNet",
     "LinearClassifier",
     "VisionTransformer",
     "count_multiply_adds",
