@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from scipy.stats import binomtest
 from torch import nn
 
 from brainlib.data.augment import to_input
+from brainlib.distributed import Processes
 from brainlib.files import DataError
 from brainlib.metrics import accuracy, auroc, macro_f1, mean_confidence, recall
 from brainlib.train import Data
@@ -62,7 +62,7 @@ def predict(model: nn.Module, data: Data, batch_size: int = 256, precision: str 
         precision: float32 unless told otherwise, so that a number does not depend on the hardware's short formats.
     """
     was_training, home = model.training, next(model.parameters()).device
-    fabric = Fabric(devices=1, precision=precision)
+    fabric = Processes().fabric(precision)  # one process, whatever a cluster has started
     wrapped = fabric.setup_module(model.eval())
     probabilities, labels = [], []
     try:

@@ -30,7 +30,7 @@ from brainlib.explain import (
 )
 from brainlib.models import AlexNet, CompactTransformer, CustomCNN, VisionTransformer
 
-TINY = {"image_size": 32, "widths": (4, 8), "depth": 2, "heads": 2}
+TINY = {"image_size": 32, "widths": (4, 8), "blocks": (0, 1), "depth": 2, "heads": 2}
 
 
 def random_images(count: int = 3, channels: int = 3, side: int = 16) -> torch.Tensor:
