@@ -6,20 +6,24 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import two_processes
-from helpers import tiny_network, tree
+from helpers import striped_slices, tiny_network, tree
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim import SGD
 
 from brainlib.data import Augment
 from brainlib.data.augment import to_input
 from brainlib.distributed import Processes, exchange_batch_norm, put_back
+from brainlib.evaluate import predict
+from brainlib.train import fit
 
 HERE = Path(__file__).parent
 # float32 sums in another order. Seen: 2e-7 in weights, 3e-7 in losses, after five epochs.
@@ -212,6 +216,27 @@ def test_processes_are_read_from_the_environment(monkeypatch, variables, expecte
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert Processes.current() == expected
+
+
+def test_a_cluster_around_one_process_changes_nothing(monkeypatch, tmp_path):
+    """In a job script, or on a machine that has SLURM, Lightning Fabric would warn or refuse, were it left to guess."""
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    def work() -> tuple[list[float], np.ndarray]:
+        torch.manual_seed(0)
+        model, data = tiny_network(), striped_slices(16)
+        history = fit(model, data, optimizer=SGD(model.parameters(), lr=0.1), epochs=2, progress=False)
+        return history.train_loss, predict(model, data).probabilities
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses, probabilities = work()
+        for name, value in {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x", "SLURM_PROCID": "0"}.items():
+            monkeypatch.setenv(name, value)
+        again, same = work()
+    assert losses == again and np.array_equal(probabilities, same)
 
 
 def test_batch_norm_is_exchanged_and_put_back():

@@ -27,8 +27,8 @@ def rates(recipe: Recipe, epochs: int | None = None) -> list[float]:
     return found
 
 
-def test_every_model_has_a_recipe():
-    assert sorted(RECIPES) == list_models()
+def test_every_classifier_has_a_recipe():
+    assert sorted(RECIPES) == [name for name in list_models() if not name.endswith("_unet")]
     assert all(get_recipe(name) is recipe and recipe.model == name for name, recipe in RECIPES.items())
 
 

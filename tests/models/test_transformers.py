@@ -11,7 +11,7 @@ from waves import golden_image, wave_weights
 from brainlib.models import CompactTransformer, VisionTransformer, count_multiply_adds, count_parameters
 
 SMALL = {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 3, "heads": 4, "mlp_dim": 24}
-COMPACT = {"image_size": 32, "widths": (8, 12, 16), "depth": 3, "heads": 2}
+COMPACT = {"image_size": 32, "widths": (8, 12, 16), "blocks": (0, 1, 2), "depth": 3, "heads": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -184,27 +184,33 @@ def test_compact_transformer_is_small():
 
 def test_maps_of_the_tokenizer():
     shapes = []
-    for module in compact().tokenizer:
-        if isinstance(module, nn.Conv2d):
-            module = module.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape[1:])))
+    down = [module for module in compact().tokenizer if isinstance(module, nn.Conv2d)]
+    hooks = [m.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape[1:]))) for m in down]
     with torch.inference_mode():
         _, attention = compact()(golden_image(), return_attention=True)
-    sides = [shape[1:] for shape in shapes]
-    assert sides == [(128 // 2**i,) * 2 for i in range(1, len(shapes) + 1)] and sides[-1] == (8, 8)
+    for hook in hooks:
+        hook.remove()
+    assert [shape[1:] for shape in shapes] == [(64, 64), (32, 32), (16, 16), (8, 8)]
     assert compact().position.shape == (1, 64, shapes[-1][0])
     assert attention[-1].shape == (1, 1, 1, 64) and len(attention) == len(compact().layers) + 1
 
 
 def compact_again(model: CompactTransformer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and shares of the pooling, without the model's modules but its BatchNorm statistics."""
+    """Logits and shares of the pooling, from the weights alone; the defaults' blocks are 0, 1, 1 and 1."""
     state = model.state_dict()
-    for i in range(0, len(model.tokenizer), 3):
-        x = F.conv2d(x, state[f"tokenizer.{i}.weight"], stride=2, padding=1)
-        mean, variance, gain, shift = (
-            state[f"tokenizer.{i + 1}.{name}"].view(-1, 1, 1)
-            for name in ("running_mean", "running_var", "weight", "bias")
-        )
-        x = F.gelu((x - mean) / (variance + 1e-5).sqrt() * gain + shift)
+
+    def normalized_convolution(x: torch.Tensor, convolution: str, norm: str, stride: int) -> torch.Tensor:
+        x = F.conv2d(x, state[f"{convolution}.weight"], stride=stride, padding=1)
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, gain, shift = (state[f"{norm}.{name}"].view(-1, 1, 1) for name in names)
+        return (x - mean) / (variance + 1e-5).sqrt() * gain + shift
+
+    for down, block in ((0, None), (3, 6), (7, 10), (11, 14)):
+        x = F.gelu(normalized_convolution(x, f"tokenizer.{down}", f"tokenizer.{down + 1}", 2))
+        if block is not None:
+            branch = f"tokenizer.{block}.branch"
+            hidden = F.gelu(normalized_convolution(x, f"{branch}.0", f"{branch}.1", 1))
+            x = F.gelu(x + normalized_convolution(hidden, f"{branch}.3", f"{branch}.4", 1))
     x = x.flatten(2).mT + state["position"]
     for i, layer in enumerate(model.layers):
         w = {name.removeprefix(f"layers.{i}."): p for name, p in state.items() if name.startswith(f"layers.{i}.")}
@@ -235,12 +241,12 @@ def test_compact_transformer_agrees_with_the_same_network_written_as_functions()
 
 def test_a_shift_of_the_image_is_a_shift_of_the_tokens():
     """What the docstring says convolutions bring: a shift need not be learned. (At the margin zeros come in.)"""
-    x = torch.rand(1, 3, 128, 128, dtype=torch.float64)
+    x = torch.rand(1, 3, 320, 320, dtype=torch.float64)  # a token sees 71 pixels to each side, so of 128 all see one
     shifted = torch.roll(x, (16, 32), (2, 3))
     with torch.inference_mode():
         tokens, moved = compact().tokenizer(x), compact().tokenizer(shifted)
-    inside = torch.roll(tokens, (1, 2), (2, 3))[:, :, 3:-2, 4:-2]
-    torch.testing.assert_close(moved[:, :, 3:-2, 4:-2], inside)
+    inside = torch.roll(tokens, (1, 2), (2, 3))[:, :, 6:-5, 7:-5]
+    torch.testing.assert_close(moved[:, :, 6:-5, 7:-5], inside)
     assert inside.std() > 0.01
 
 
@@ -279,12 +285,16 @@ def test_compact_transformer_is_random_only_in_training():
 
 
 def test_sizes_of_the_compact_transformer():
-    model = CompactTransformer(image_size=96, widths=(4, 8), depth=2, heads=2, mlp_ratio=1.5, num_classes=3).eval()
+    model = CompactTransformer(
+        image_size=96, widths=(4, 8), blocks=(1, 0), depth=2, heads=2, mlp_ratio=1.5, num_classes=3
+    ).eval()
     logits, attention = model(torch.rand(2, 3, 96, 96), return_attention=True)
     assert (
         logits.shape == (2, 3) and attention[0].shape == (2, 2, 576, 576) and model.layers[0].mlp[0].out_features == 12
     )
     with pytest.raises(ValueError, match="image_size=100 must be a multiple of 16"):
         CompactTransformer(image_size=100)
-    with pytest.raises(ValueError, match="heads=5 does not divide dim=256"):
-        CompactTransformer(heads=5, widths=(32, 64, 128, 256))
+    with pytest.raises(ValueError, match=r"blocks=\(1,\) must hold one number for each of widths=\(4, 8\)"):
+        CompactTransformer(widths=(4, 8), blocks=(1,))
+    with pytest.raises(ValueError, match="heads=5 does not divide dim=8"):
+        CompactTransformer(heads=5, widths=(4, 8), blocks=(0, 0))
