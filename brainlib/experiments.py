@@ -233,7 +233,7 @@ def describe(trained: Trained, data: MRIDataset, profile: str = "full") -> Recor
         "train_loss": float(np.mean([history.train_loss[-1] for history in trained.histories])),
     }
     run = f"{recipe.model}-{trained.split}-{trained.seed}"
-    if settings["shortened"]:
+    if trained.epochs != usual:
         run += f"-{trained.epochs}-epochs"
     return Record(
         CHAPTER,

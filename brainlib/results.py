@@ -144,6 +144,8 @@ def save_record(
     for path in target.parent.glob("[!.]*.webp"):
         if path.stem.rpartition(".")[0] == record.run and path not in kept:
             path.unlink(missing_ok=True)
+    if not record.predictions:
+        _predictions_path(target.parent, record.run).unlink(missing_ok=True)
     return target
 
 

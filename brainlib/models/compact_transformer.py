@@ -82,7 +82,7 @@ class CompactTransformer(nn.Module):
         self.tokenizer = nn.Sequential(*layers)
         dim = widths[-1]
         self.position = nn.Parameter(0.02 * torch.randn(1, (image_size // stride) ** 2, dim))
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = [drop_path * layer / max(1, depth - 1) for layer in range(depth)]
         self.layers = nn.ModuleList(
             PreNormLayer(dim, heads, int(mlp_ratio * dim), dropout, activation=activation, drop_path=rate)
             for rate in rates
