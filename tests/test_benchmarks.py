@@ -1,13 +1,38 @@
-"""The benchmark runs from end to end, without data too. What it measures is not judged here."""
+"""The benchmarks run from end to end, without data too. What they measure is not judged here."""
 
 import re
 import runpy
 
+import pytest
 
-def test_custom_cnn_prints_its_numbers(repository, capsys):
-    benchmark = runpy.run_path(str(repository / "benchmarks" / "custom_cnn.py"))
-    benchmark["main"](["--images", "16", "--seconds", "0.01"])
+
+@pytest.fixture
+def benchmark(repository, monkeypatch):
+    """``benchmark(name, arguments)`` runs one as the command line does."""
+    monkeypatch.syspath_prepend(repository / "benchmarks")  # where Python looks first when it runs a script
+    return lambda name, arguments: runpy.run_path(str(repository / "benchmarks" / f"{name}.py"))["main"](arguments)
+
+
+def test_custom_cnn_prints_its_numbers(benchmark, capsys):
+    benchmark("custom_cnn", ["--images", "16", "--seconds", "0.01"])
     out = capsys.readouterr().out
     assert "hardware: " in out and "threads" in out and "16 slices of 128 pixels" in out
     for letter in "abc":
         assert re.search(rf"^\({letter}\) .* \d+ images/s", out, re.MULTILINE)
+
+
+def test_classifiers_prints_both_ways_of_each_model(benchmark, capsys):
+    benchmark("classifiers", ["--models", "alexnet", "compact_transformer", "--images", "8", "--seconds", "0.01"])
+    out = capsys.readouterr().out
+    assert "hardware: " in out and "8 slices of 128 pixels" in out
+    for name in ("alexnet", "compact_transformer"):
+        for what in ("training", "inference"):
+            found = re.search(rf"^{name}: {what} +\(a\) ([\d.]+) images/s, \(b\) ([\d.]+);", out, re.MULTILINE)
+            assert found, out
+            assert float(found[1]) > 0 and float(found[2]) > 0
+
+
+def test_classifiers_refuses_a_model_without_a_recipe(benchmark, capsys):
+    with pytest.raises(SystemExit):
+        benchmark("classifiers", ["--models", "resnet"])
+    assert "resnet" in capsys.readouterr().err

@@ -26,7 +26,7 @@ WRONG = {
         ("torch.full_like(images, baseline)", "torch.zeros_like(images)", "From where to where"),
         ("net.eval()", "net.train()", "In which mode"),
         ("/ change.abs()", "", "a share of what"),
-        ("- change).abs()", "- change)", "a gap of 2"),
+        ("- change).abs()", "- change)", "a share of what|a gap of 2"),
     ],
     "ex-4": [
         ("heat[head & ~mask]", "heat[~mask]", "Is the air left out"),
@@ -43,8 +43,8 @@ WRONG = {
         ("weights.mean(1)", "weights.amax(1)", "heads averaged"),
     ],
     "ex-6": [
-        ("free = images[answer(images) != target]", "free = images", "one in three"),
+        ("free = images[answer(images) != target]", "free = images", "pasting nothing"),
         ("free.copy()", "free", "white elsewhere"),
-        ("free = images[answer(images) != target]", "free = images[answer(images) == target]", "of which slices"),
+        ("free = images[answer(images) != target]", "free = images[answer(images) == target]", "pasting nothing"),
     ],
 }
