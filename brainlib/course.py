@@ -248,6 +248,7 @@ def data_command(options: argparse.Namespace) -> int:
 def train_command(options: argparse.Namespace) -> int:
     """``brainlib train``"""
     from brainlib.data import load_mri
+    from brainlib.distributed import is_main_process
     from brainlib.experiments import PROTOCOLS, checkpoint_folder, describe, train_classifier
     from brainlib.recipes import RECIPES, get_recipe
     from brainlib.results import save_record
@@ -260,13 +261,17 @@ def train_command(options: argparse.Namespace) -> int:
             raise DataError(f"--split {split}: choose from {', '.join(PROTOCOLS)}")
     if options.epochs is not None and options.epochs < 1:
         raise DataError(f"--epochs {options.epochs}: it must be 1 or more")
-    data = load_mri(options.root, progress=True)
+    main = is_main_process()  # of several under torchrun, one writes and speaks
+    data = load_mri(options.root, progress=main)
     for name, split, seed in itertools.product(models, options.split, options.seed):
-        trained = train_classifier(name, data, split, seed, epochs=options.epochs, checkpoints=checkpoint_folder())
-        record = describe(trained, data)
-        predictions = {"test": trained.test, "validation": trained.validation}
-        path = save_record(record, trained.networks[0] if options.weights else None, predictions=predictions)
-        print(f"{record.run}: accuracy {record.metrics['accuracy']}, in {path}", flush=True)
+        trained = train_classifier(
+            name, data, split, seed, epochs=options.epochs, checkpoints=checkpoint_folder(), progress=main
+        )
+        if main:
+            record = describe(trained, data)
+            predictions = {"test": trained.test, "validation": trained.validation}
+            path = save_record(record, trained.networks[0] if options.weights else None, predictions=predictions)
+            print(f"{record.run}: accuracy {record.metrics['accuracy']}, in {path}", flush=True)
     return 0
 
 

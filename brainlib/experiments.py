@@ -17,6 +17,7 @@ from torch import nn
 
 from brainlib.data.mri import MRIDataset
 from brainlib.data.splits import group_split, patient_folds
+from brainlib.distributed import Processes
 from brainlib.evaluate import Predictions, predict, summarize
 from brainlib.files import DataError, data_root
 from brainlib.metrics import calibration_error, mean_confidence
@@ -223,6 +224,7 @@ def describe(trained: Trained, data: MRIDataset, profile: str = "full") -> Recor
         "recipe_epochs": usual,
         "shortened": trained.epochs < usual,
         "precision": automatic_precision(),
+        "processes": Processes.current().size,
         "kept_epochs": [history.best_epoch + 1 for history in trained.histories],
     }
     tables = {

@@ -34,7 +34,6 @@ from helpers import striped_slices, tiny_network
 from torch.optim import Adam
 from torch.nn import functional as F
 from brainlib.data import Augment
-from brainlib.evaluate import Interval
 from brainlib.files import data_root
 from brainlib.results import Record, save_record
 from brainlib.train import fit, seed_everything
