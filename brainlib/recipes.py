@@ -99,7 +99,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "compact_transformer",
             "course",
-            20,
+            50,
             1e-3,
             0.05,
             optimizer="AdamW",

@@ -148,7 +148,9 @@ def test_unknown_protocol(many):
 def test_epochs_of_a_protocol():
     found = {(name, split): default_epochs(recipe, split) for name, recipe in RECIPES.items() for split in PROTOCOLS}
     shorter = {place for place, epochs in found.items() if epochs != RECIPES[place[0]].epochs}
-    assert shorter == {("custom_cnn", "official"), ("custom_cnn", "grouped")}
+    assert shorter == {
+        (name, split) for name in ("custom_cnn", "compact_transformer") for split in ("official", "grouped")
+    }
     assert found["custom_cnn", "study"] == 40 and found["custom_cnn", "grouped"] == 20 and found["vgg16", "study"] == 50
     short = replace(get_recipe("custom_cnn"), epochs=7)
     assert default_epochs(short, "grouped") == 7  # never longer than the recipe
