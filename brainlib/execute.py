@@ -176,7 +176,7 @@ def run_chapter(root: Path, path: Path, settings: Settings, progress: Progress, 
     executed = execute(notebook, path, settings, progress)
     seconds = time.monotonic() - started
     # A full run writes records while it runs; the mark is that of the records which the outputs can have seen.
-    expected["records"] = notebooks.records_hash(path.stem, root)
+    expected["records"] = notebooks.records_hash(path.stem, notebook, root)
     notebooks.clean(executed, keep_injected=destination != path)
     executed.metadata["brainlib"] = {**expected, "seconds": round(seconds)}
     notebooks.write(destination, executed)

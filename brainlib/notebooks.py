@@ -270,9 +270,21 @@ def library_hash(notebook: Any, package: Path = PACKAGE) -> str:
     return _digest(repr([(name, _canonical(ast.parse(path.read_bytes()))) for name, path in sorted(modules.items())]))
 
 
-def records_hash(chapter: str, root: Path) -> str:
-    """Sixteen hex digits over the recorded results of ``chapter``, which its notebook shows; "none" without any."""
-    files = sorted(path for path in (root / "book" / "results" / chapter).rglob("*") if path.is_file())
+def records_hash(chapter: str, notebook: Any, root: Path, package: Path = PACKAGE) -> str:
+    """Sixteen hex digits over the recorded results that a chapter may show; "none" without any.
+
+    These are its own, and those of every chapter that its code cells name, or that a module does which they import.
+    """
+    sources = [cell.source for cell in code_cells(notebook)]
+    named = [*sources, *(path.read_text(encoding="utf-8") for path in imported_modules(sources, package).values())]
+    folders = [folder for folder in sorted((root / "book" / "results").glob("*")) if folder.is_dir()]
+    files = [
+        path
+        for folder in folders
+        if folder.name == chapter or any(folder.name in text for text in named)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
     parts = [path.name + hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return _digest("\n".join(parts)) if parts else "none"
 
@@ -282,7 +294,7 @@ def make_mark(path: Path, notebook: Any, root: Path, profile: str = "demo", pack
     return {
         "code": code_hash(notebook),
         "library": library_hash(notebook, package),
-        "records": records_hash(path.stem, root),
+        "records": records_hash(path.stem, notebook, root, package),
         "profile": profile,
     }
 

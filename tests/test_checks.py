@@ -178,6 +178,33 @@ def test_a_new_record_makes_the_chapter_that_shows_it_stale(tmp_path):
     assert "its recorded results changed" in checks.check_chapters(tmp_path / "course")[0]
 
 
+@pytest.mark.parametrize(
+    ("shows", "stale"),
+    [
+        ("from brainlib.results import load_records\nload_records('02_b')", True),
+        ("from brainlib.experiments import CHAPTER", False),
+        ("1 + 1", False),
+    ],
+)
+def test_records_of_a_chapter_that_it_names_count_too(tmp_path, shows, stale):
+    root = write_course(tmp_path / "course", **{"01_a": chapter(code("shows", shows))})
+    mark_fresh(root, root / "chapters" / "01_a.ipynb")
+    records = root / "book" / "results" / "02_b"
+    records.mkdir(parents=True)
+    (records / "run.json").write_text("{}")
+    assert any("its recorded results changed" in line for line in checks.check_chapters(root)) == stale
+
+
+def test_records_of_a_chapter_that_a_module_names_count_too(tmp_path):
+    shows = code("shows", "from brainlib.experiments import CHAPTER")
+    root = write_course(tmp_path / "course", **{"01_a": chapter(shows)})
+    mark_fresh(root, root / "chapters" / "01_a.ipynb")
+    records = root / "book" / "results" / "08_comparing_classifiers"
+    records.mkdir(parents=True)
+    (records / "run.json").write_text("{}")
+    assert any("its recorded results changed" in line for line in checks.check_chapters(root))
+
+
 def test_a_new_figure_of_a_record_makes_the_chapter_stale(tmp_path):
     root = write_course(tmp_path / "course", **{"01_a": chapter()})
     records = root / "book" / "results" / "01_a"
