@@ -95,7 +95,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("vit", "study", 50, 1e-4, 1e-5, schedule="steps", augment=Augment()),
         # The course's.
         Recipe("linear", "course", 20, 1e-3),
-        Recipe("mlp", "course", 20, 3e-4, 1e-5, schedule="steps", step=5, augment=Augment()),
+        Recipe("mlp", "course", 30, 3e-4, 1e-5, schedule="steps"),
         Recipe(
             "compact_transformer",
             "course",

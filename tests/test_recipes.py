@@ -85,7 +85,7 @@ def test_constant_schedule(epochs):
     [
         ("custom_cnn", None, 10),
         ("alexnet", None, 10),
-        ("mlp", None, 5),
+        ("mlp", None, 10),
         ("custom_cnn", 20, 5),  # half as long, twice as fast
         ("alexnet", 20, 4),
         ("alexnet", 100, 20),
