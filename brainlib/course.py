@@ -122,18 +122,27 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser(
         "train",
-        help="train classifiers and record them",
-        description="Train classifiers of Part II on the real slices, test them, and write a record of each with its "
-        "predictions to book/results/08_comparing_classifiers/. A training that was stopped goes on from its last "
-        "epoch; one that is finished is only tested and recorded. Under torchrun, all processes train one model.",
+        help="train classifiers and segmenters and record them",
+        description="Train classifiers of Part II on the real slices, or segmenters of Part III on the real volumes, "
+        "test them, and write a record of each to book/results/08_comparing_classifiers/ or "
+        "book/results/14_comparing_segmenters/. A training that was stopped goes on from its last epoch; one that is "
+        "finished is only tested and recorded. Under torchrun, all processes train one model.",
     )
-    train.add_argument("models", nargs="+", metavar="MODEL", help="such as alexnet; 'all' for every recipe")
     train.add_argument(
-        "--split", nargs="+", default=["official"], metavar="SPLIT", help="study, official, grouped (default: official)"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="such as alexnet or classic_unet; 'all' for every classifier, 'segmenters' for every segmenter",
+    )
+    train.add_argument(
+        "--split",
+        nargs="+",
+        metavar="SPLIT",
+        help="classifiers: study, official, grouped (default: official); segmenters: study, patient (default: patient)",
     )
     train.add_argument("--seed", nargs="+", type=int, default=[0], metavar="N", help="one or more (default: 0)")
     train.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's; a shorter run is labeled so")
-    train.add_argument("--root", type=Path, metavar="DIR", help="folder of the slices (default: in the data folder)")
+    train.add_argument("--root", type=Path, metavar="DIR", help="folder of the data set (default: in the data folder)")
     train.add_argument("--weights", action="store_true", help="save the weights of the first network too (float16)")
     train.set_defaults(action=train_command)
 
@@ -247,23 +256,33 @@ def data_command(options: argparse.Namespace) -> int:
 
 def train_command(options: argparse.Namespace) -> int:
     """``brainlib train``"""
+    from brainlib.recipes import RECIPES, get_recipe
+    from brainlib.segmenters import SEGMENTER_RECIPES
+
+    if options.epochs is not None and options.epochs < 1:
+        raise DataError(f"--epochs {options.epochs}: it must be 1 or more")
+    groups = {"all": list(RECIPES), "segmenters": list(SEGMENTER_RECIPES)}
+    models = [name for word in options.models for name in groups.get(word, [word])]
+    outliners = [name for name in models if name in SEGMENTER_RECIPES]
+    if not outliners:
+        for name in models:
+            get_recipe(name)
+        return train_classifiers(models, options)
+    if len(outliners) < len(models):
+        raise DataError("train classifiers and segmenters with two commands: their data and splits differ")
+    return train_segmenters(models, options)
+
+
+def train_classifiers(models: Sequence[str], options: argparse.Namespace) -> int:
     from brainlib.data import load_mri
     from brainlib.distributed import is_main_process
     from brainlib.experiments import PROTOCOLS, checkpoint_folder, describe, train_classifier
-    from brainlib.recipes import RECIPES, get_recipe
     from brainlib.results import save_record
 
-    models = list(RECIPES) if options.models == ["all"] else options.models
-    for name in models:
-        get_recipe(name)
-    for split in options.split:
-        if split not in PROTOCOLS:
-            raise DataError(f"--split {split}: choose from {', '.join(PROTOCOLS)}")
-    if options.epochs is not None and options.epochs < 1:
-        raise DataError(f"--epochs {options.epochs}: it must be 1 or more")
+    splits = check_splits(options.split or ["official"], PROTOCOLS)
     main = is_main_process()  # of several under torchrun, one writes and speaks
     data = load_mri(options.root, progress=main)
-    for name, split, seed in itertools.product(models, options.split, options.seed):
+    for name, split, seed in itertools.product(models, splits, options.seed):
         trained = train_classifier(
             name, data, split, seed, epochs=options.epochs, checkpoints=checkpoint_folder(), progress=main
         )
@@ -273,6 +292,42 @@ def train_command(options: argparse.Namespace) -> int:
             path = save_record(record, trained.networks[0] if options.weights else None, predictions=predictions)
             print(f"{record.run}: accuracy {record.metrics['accuracy']}, in {path}", flush=True)
     return 0
+
+
+def train_segmenters(models: Sequence[str], options: argparse.Namespace) -> int:
+    from brainlib.data import load_brats
+    from brainlib.distributed import is_main_process
+    from brainlib.results import save_record
+    from brainlib.segmenters import (
+        PROTOCOLS,
+        describe_segmenter,
+        score_segmenter,
+        segmenter_checkpoints,
+        train_segmenter,
+    )
+
+    splits = check_splits(options.split or ["patient"], PROTOCOLS)
+    main = is_main_process()
+    dataset = load_brats(options.root, progress=main)
+    for name, split, seed in itertools.product(models, splits, options.seed):
+        trained = train_segmenter(
+            name, dataset, split, seed, epochs=options.epochs, checkpoints=segmenter_checkpoints(), progress=main
+        )
+        if main:
+            scores = score_segmenter(trained.network, trained.test, distances=split == "patient")
+            record = describe_segmenter(trained, scores)
+            path = save_record(record, trained.network if options.weights else None)
+            score = "dice_mean" if split == "study" else "dice_wt"
+            print(f"{record.run}: {score} {record.metrics[score]}, in {path}", flush=True)
+    return 0
+
+
+def check_splits(splits: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """The splits, if all are known."""
+    for split in splits:
+        if split not in known:
+            raise DataError(f"--split {split}: choose from {', '.join(known)}")
+    return splits
 
 
 def weights_command(options: argparse.Namespace) -> int:

@@ -169,6 +169,33 @@ class Tversky(_MaskLoss):
         return f"alpha={self.alpha:g}, beta={self.beta:g}, smooth={self.smooth:g}"
 
 
+class DeepSupervision(nn.Module):
+    """A loss at several sizes at once (Lee et al. 2015, arXiv 1409.5185), as in nnU-Net.
+
+    L = Σ wₖ loss(logits of level k, mask brought to its size) with w = 1, 1/2, 1/4, ..., divided by their sum. Logits
+    that are no list, as in evaluation, get the plain loss.
+
+    Args:
+        loss: takes logits and masks of one shape.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, outputs: torch.Tensor | list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of logits, or a list of them from the finest to the coarsest, and masks of the finest size."""
+        if isinstance(outputs, torch.Tensor):
+            return self.loss(outputs, targets)
+        total = 0.0
+        for level, logits in enumerate(outputs):
+            masks = targets.float()
+            if level:  # by the nearest pixel, so that a mask stays 0 or 1
+                masks = F.interpolate(masks, logits.shape[2:], mode="nearest-exact")
+            total = total + self.loss(logits, masks) / 2**level
+        return total / sum(1 / 2**level for level in range(len(outputs)))
+
+
 def _sums(p: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Σ p t, Σ p and Σ t over the pixels of each item and channel, ``(B, C)``."""
     return tuple(values.flatten(2).sum(-1) for values in (p * t, p, t))

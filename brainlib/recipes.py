@@ -67,7 +67,7 @@ class Recipe:
         if self.schedule == "steps":
             return StepLR(optimizer, max(1, round(self.step * epochs / self.epochs)), gamma=0.5)
         if self.schedule == "cosine":
-            return LambdaLR(optimizer, lambda epoch: _warm_cosine(epoch, epochs))
+            return LambdaLR(optimizer, lambda epoch: warm_cosine(epoch, epochs))
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Recipe:
         return asdict(self) | {"augment": None if self.augment is None else repr(self.augment)}
 
 
-def _warm_cosine(epoch: int, epochs: int, warm: int = 2) -> float:
+def warm_cosine(epoch: int, epochs: int, warm: int = 2) -> float:
     """Share of the learning rate in ``epoch``: up in equal steps, then down along half a cosine."""
     warm = min(warm, epochs - 1)
     if epoch < warm:

@@ -220,6 +220,45 @@ def merge_regions(masks: Mask, regions: Sequence[str] = ("WT", "TC", "ET")) -> M
     return torch.stack(united, -3) if isinstance(masks, torch.Tensor) else np.stack(united, -3)
 
 
+def label_map(masks: Mask, regions: Sequence[str]) -> Mask:
+    """Labels 0, 1, 2, 4 from masks of three regions: one answer a pixel.
+
+    Args:
+        masks: bool ``(..., 3, H, W)``.
+        regions: which they are: ``("NCR", "ED", "ET")`` in any order, or ``("WT", "TC", "ET")`` in any order. Where
+            single labels overlap, ET stands above NCR, and NCR above ED. Of nested regions the whole tumor is ED, but
+            for the core, which is NCR, but for ET; what a smaller region claims beyond a larger one counts as well.
+
+    Returns:
+        uint8 ``(..., H, W)`` of the same kind, on the same device.
+    """
+    names = tuple(regions)
+    if sorted(names) == ["ED", "ET", "NCR"]:
+        layers = ("ED", "NCR", "ET")
+    elif sorted(names) == ["ET", "TC", "WT"]:
+        layers = ("WT", "TC", "ET")
+    else:
+        raise DataError(f"regions={names}: labels follow from NCR, ED and ET, or from WT, TC and ET")
+    if masks.ndim < 3 or masks.shape[-3] != 3 or masks.dtype not in (torch.bool, np.dtype(bool)):
+        raise DataError(f"masks must be bool (..., 3, H, W): {', '.join(names)}; not {masks.dtype} {tuple(masks.shape)}")
+    first = masks[..., 0, :, :]
+    labels = torch.zeros_like(first, dtype=torch.uint8) if isinstance(masks, torch.Tensor) else first.astype(np.uint8) * 0
+    for layer, value in zip(layers, (LABELS["ED"], LABELS["NCR"], LABELS["ET"]), strict=True):
+        labels[masks[..., names.index(layer), :, :]] = value
+    return labels
+
+
+def slice_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean Dice over the channels of each slice, ``(B, C, H, W)`` to float ``(B,)``, both empty scoring 1.
+
+    A quick look at a training, on the device. What is reported is the Dice of whole patients.
+    """
+    prediction, masks = logits > 0, masks > 0
+    both = (prediction & masks).flatten(2).sum(-1)
+    sizes = prediction.flatten(2).sum(-1) + masks.flatten(2).sum(-1)
+    return torch.where(sizes > 0, 2 * both / sizes.clamp(min=1), 1.0).mean(1)
+
+
 def score_volume(
     prediction: Mask,
     target: Mask,

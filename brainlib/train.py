@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from brainlib.data.augment import Augment, repeat_channels, to_input
+from brainlib.data.augment_masks import SegmentationAugment
 from brainlib.data.splits import check_split
 from brainlib.distributed import Processes, synchronized_batch_norm
 from brainlib.files import DataError, remove_leftovers, write_tensors
@@ -36,7 +37,12 @@ ADVICE = "delete it to start anew, or choose another checkpoint file"
 
 
 class Data(Protocol):
-    """What `fit` and `predict` need of a data set; `brainlib.data.MRIDataset` is one."""
+    """What `fit` and `predict` need of a data set; `brainlib.data.MRIDataset` is one.
+
+    A data set may also have ``prepare(images, targets, index)``, which makes of a batch on the device the float images
+    and the targets that the model is trained with (default: bytes divided by 255), and ``order(generator)``, int64
+    positions of the items of one epoch (default: each once, shuffled). `brainlib.data.SegmentationData` has both.
+    """
 
     groups: np.ndarray  # int (N,), numbered jointly for all parts of one data set
     channels: int | None
@@ -101,7 +107,7 @@ def fit(
     batch_size: int = 64,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
-    augment: Augment | None = None,
+    augment: Augment | SegmentationAugment | None = None,
     score: Loss = top1,
     keep: str = "best",
     overlap: str = "refuse",
@@ -123,7 +129,8 @@ def fit(
     epoch and final weights are the same in all processes; the first alone writes the checkpoint, all read it.
 
     Args:
-        model: takes float ``(B, C, H, W)`` in [0, 1].
+        model: takes float ``(B, C, H, W)``: in [0, 1], or as the data set prepares it. It returns outputs, or in train
+            mode a list of them for a loss with deep supervision; the first is the one that is scored.
         train, validation: data sets with uint8 batches. Without validation the last epoch is kept.
         optimizer: made over ``model.parameters()``.
         loss: of (outputs, targets); a mean over the items of the batch. Another kind of mean, such as one weighted by
@@ -131,7 +138,8 @@ def fit(
         scheduler: stepped after each epoch.
         checkpoint: a ``.safetensors`` file, written after each epoch and read if it exists. A finished run is loaded
             and not trained again; a larger ``epochs`` goes on from it. It belongs to one number of processes.
-        augment: applied to each training batch on the device; several processes use its ``draw``.
+        augment: applied to each training batch on the device; several processes use its ``draw``. A
+            `SegmentationAugment` changes images and masks alike.
         score: of (outputs, targets), one number for each item, higher is better; chooses the best epoch.
         keep: ``"best"`` leaves the weights of the epoch with the highest validation score (the earliest of equals) in
             the model, ``"last"`` those of the last epoch.
@@ -159,7 +167,7 @@ def fit(
         "validation": validation.fingerprint if validation is not None else None,
         "optimizer": _describe(optimizer),
         "scheduler": type(scheduler).__name__ if scheduler is not None else None,
-        "loss": getattr(loss, "__name__", type(loss).__name__),
+        "loss": _describe_loss(loss),
         "batch_size": batch_size,
         "seed": seed,
         "augment": repr(augment),
@@ -191,27 +199,30 @@ def fit(
             model.train()
             # Sums stay on the device: asking for a number (.item()) after each batch would make a GPU wait.
             total = torch.zeros(2, device=fabric.device)
-            for batch in torch.randperm(len(train), generator=generator).split(batch_size):
+            order = _order(train, generator)
+            for batch in order.split(batch_size):
                 share = processes.share(len(batch))
                 index = batch[share.part]
-                images, targets = _to_device(train, index, fabric.device)
-                images = to_input(images)
-                if augment is not None and processes.size == 1:
-                    images = augment(images, generator)
-                elif augment is not None:  # drawn for the whole batch, so that each image gets what one process gives
-                    images = augment(images, draw=augment.draw(len(batch), generator)[:, share.part])
+                images, targets = _prepare(train, index, fabric.device)
+                if augment is not None:  # drawn for the whole batch, so that each image gets what one process gives
+                    draw = augment.draw(len(batch), generator)[:, share.part]
+                    if isinstance(augment, SegmentationAugment):
+                        images, targets = augment(images, targets, draw=draw)
+                    else:
+                        images = augment(images, draw=draw)
                 images = repeat_channels(images, train.channels).contiguous(memory_format=torch.channels_last)
                 fast_optimizer.zero_grad(set_to_none=True)
                 outputs = wrapped(images)
                 value = loss(outputs, targets)
                 fabric.backward(value if share.factor == 1 else value * share.factor)
                 fast_optimizer.step()
-                sums = torch.stack([value.detach() * len(index), score(outputs.detach(), targets).sum()])
+                final = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+                sums = torch.stack([value.detach() * len(index), score(final.detach(), targets).sum()])
                 total += sums / share.copies
             processes.share_buffers(model)
             if scheduler is not None:
                 scheduler.step()
-            train_loss, train_score = (processes.sum(total) / len(train)).tolist()
+            train_loss, train_score = (processes.sum(total) / len(order)).tolist()
             if not math.isfinite(train_loss):
                 bar.close()
                 raise FloatingPointError(
@@ -258,8 +269,8 @@ def _validate(
     for batch in torch.arange(len(data)).split(2 * batch_size):
         share = processes.share(len(batch))
         index = batch[share.part]
-        images, targets = _to_device(data, index, device)
-        images = to_input(images, data.channels).contiguous(memory_format=torch.channels_last)
+        images, targets = _prepare(data, index, device)
+        images = repeat_channels(images, data.channels).contiguous(memory_format=torch.channels_last)
         outputs = model(images)
         total += torch.stack([loss(outputs, targets) * len(index), score(outputs, targets).sum()]) / share.copies
     mean_loss, mean_score = (processes.sum(total) / len(data)).tolist()
@@ -272,6 +283,19 @@ def _to_device(data: Data, index: torch.Tensor, device: torch.device) -> tuple[t
     if device.type == "cuda":
         images, targets = images.pin_memory(), targets.pin_memory()
     return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+
+
+def _prepare(data: Data, index: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch on the device, images as float."""
+    images, targets = _to_device(data, index, device)
+    prepare = getattr(data, "prepare", None)
+    return (to_input(images), targets) if prepare is None else prepare(images, targets, index)
+
+
+def _order(data: Data, generator: torch.Generator) -> torch.Tensor:
+    """Positions of the items of one epoch."""
+    order = getattr(data, "order", None)
+    return torch.randperm(len(data), generator=generator) if order is None else order(generator)
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
@@ -296,6 +320,14 @@ def _describe(optimizer: Optimizer) -> str:
     group = optimizer.param_groups[0]
     values = {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
     return f"{type(optimizer).__name__}({group.get('initial_lr', group['lr'])}, {json.dumps(values, sort_keys=True)})"
+
+
+def _describe_loss(loss: Loss) -> str:
+    """The name of a function; class and settings of a module that shows them, so that no other loss passes for it."""
+    if not isinstance(loss, nn.Module):
+        return getattr(loss, "__name__", type(loss).__name__)
+    shown = " ".join(repr(loss).split())
+    return shown.removesuffix("()")
 
 
 # A checkpoint is one safetensors file: tensors under model/, best/ and optimizer/, all the rest as JSON in its header.

@@ -2,7 +2,7 @@
 
 from brainlib.data.audit import Audit, audit
 from brainlib.data.augment import Augment, repeat_channels, to_input
-from brainlib.data.brats import BraTSDataset, load_brats
+from brainlib.data.brats import BraTSDataset, SegmentationData, load_brats
 from brainlib.data.mri import CLASSES, ImageFacts, MRIDataset, crop_margins, image_facts, load_mri, read_slice
 from brainlib.data.phantom import PhantomSettings, make_phantom
 from brainlib.data.splits import check_split, group_folds, group_split, link_groups, patient_folds
@@ -17,6 +17,7 @@ __all__ = [
     "ImageFacts",
     "MRIDataset",
     "PhantomSettings",
+    "SegmentationData",
     "audit",
     "check_split",
     "crop_margins",

@@ -16,6 +16,7 @@ from brainlib.models.attention_unet import AttentionUNet
 from brainlib.models.baselines import MLP, LinearClassifier
 from brainlib.models.classic_unet import ClassicUNet
 from brainlib.models.compact_transformer import CompactTransformer
+from brainlib.models.compact_unet import CompactUNet
 from brainlib.models.custom_cnn import CustomCNN
 from brainlib.models.improved_unet import ImprovedUNet
 from brainlib.models.vgg16 import VGG16
@@ -26,6 +27,7 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "attention_unet": AttentionUNet,
     "classic_unet": ClassicUNet,
     "compact_transformer": CompactTransformer,
+    "compact_unet": CompactUNet,
     "custom_cnn": CustomCNN,
     "improved_unet": ImprovedUNet,
     "linear": LinearClassifier,
@@ -41,6 +43,7 @@ __all__ = [
     "AttentionUNet",
     "ClassicUNet",
     "CompactTransformer",
+    "CompactUNet",
     "CustomCNN",
     "ImprovedUNet",
     "LinearClassifier",

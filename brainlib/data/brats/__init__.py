@@ -2,7 +2,7 @@
 
 Read ``layout`` first (which files belong to which patient), then ``tables`` (who the patients are), ``read`` (files to
 arrays, and what is refused), ``physics`` (which channel is which contrast), ``store`` (converted once, one file per
-patient), ``dataset`` (volumes and slices), ``transform`` (what a model is given).
+patient), ``dataset`` (volumes and slices), ``transform`` (brightness and masks), ``training`` (what a model is given).
 
 The axes of a slice are those of the Kaggle HDF5 files, and the same for both sources: rows run from the patient's
 right to the left, columns from the front (anterior) to the back. Shown with row 0 on top, the forehead is at the left
@@ -17,6 +17,7 @@ from .dataset import BraTSDataset, BraTSSlices, Volume, load_brats
 from .layout import MODALITIES, find_brats
 from .physics import Physics, check_physics
 from .tables import Patient
+from .training import SegmentationData
 from .transform import LABELS, REGIONS, min_max, region_masks, standardize
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "BraTSSlices",
     "Patient",
     "Physics",
+    "SegmentationData",
     "Volume",
     "check_physics",
     "find_brats",
