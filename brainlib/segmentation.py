@@ -240,9 +240,13 @@ def label_map(masks: Mask, regions: Sequence[str]) -> Mask:
     else:
         raise DataError(f"regions={names}: labels follow from NCR, ED and ET, or from WT, TC and ET")
     if masks.ndim < 3 or masks.shape[-3] != 3 or masks.dtype not in (torch.bool, np.dtype(bool)):
-        raise DataError(f"masks must be bool (..., 3, H, W): {', '.join(names)}; not {masks.dtype} {tuple(masks.shape)}")
+        raise DataError(
+            f"masks must be bool (..., 3, H, W): {', '.join(names)}; not {masks.dtype} {tuple(masks.shape)}"
+        )
     first = masks[..., 0, :, :]
-    labels = torch.zeros_like(first, dtype=torch.uint8) if isinstance(masks, torch.Tensor) else first.astype(np.uint8) * 0
+    labels = (
+        torch.zeros_like(first, dtype=torch.uint8) if isinstance(masks, torch.Tensor) else first.astype(np.uint8) * 0
+    )
     for layer, value in zip(layers, (LABELS["ED"], LABELS["NCR"], LABELS["ET"]), strict=True):
         labels[masks[..., names.index(layer), :, :]] = value
     return labels

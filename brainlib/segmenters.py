@@ -8,8 +8,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler
 
 from brainlib.data.augment_masks import SegmentationAugment
-from brainlib.data.brats import REGIONS, BraTSDataset, BraTSSlices, SegmentationData, region_masks
+from brainlib.data.brats import BraTSDataset, BraTSSlices, SegmentationData, region_masks
 from brainlib.distributed import Processes
 from brainlib.evaluate import Interval
 from brainlib.files import DataError, data_root
@@ -426,7 +426,10 @@ def score_outlines(
         row: dict[str, Any] = {"id": dataset.ids[group], "grade": about[dataset.ids[group]]["grade"]}
         for r, name in enumerate(SCORED):
             low = name.lower()
-            row |= {f"ml_{low}": float(true[:, r].sum() / 1000), f"predicted_ml_{low}": float(predicted[:, r].sum() / 1000)}
+            row |= {
+                f"ml_{low}": float(true[:, r].sum() / 1000),
+                f"predicted_ml_{low}": float(predicted[:, r].sum() / 1000),
+            }
             row[f"dice_{low}"] = scores["dice"][name]
             if distances:
                 row[f"hd95_{low}"] = scores["hausdorff95"][name]
@@ -459,7 +462,9 @@ def _bins(probabilities: np.ndarray, truth: np.ndarray, bins: int = 10) -> np.nd
 
 def _finish(bins: np.ndarray) -> list[list[float]]:
     count = np.maximum(bins[:, 2], 1)
-    return [[float(p), float(t), int(n)] for p, t, n in zip(bins[:, 0] / count, bins[:, 1] / count, bins[:, 2], strict=True)]
+    return [
+        [float(p), float(t), int(n)] for p, t, n in zip(bins[:, 0] / count, bins[:, 1] / count, bins[:, 2], strict=True)
+    ]
 
 
 def bootstrap_mean(values: Sequence[float] | np.ndarray, *, samples: int = 2000, seed: int = 0) -> Interval:

@@ -204,12 +204,13 @@ def fit(
                 share = processes.share(len(batch))
                 index = batch[share.part]
                 images, targets = _prepare(train, index, fabric.device)
-                if augment is not None:  # drawn for the whole batch, so that each image gets what one process gives
+                if isinstance(augment, SegmentationAugment):
                     draw = augment.draw(len(batch), generator)[:, share.part]
-                    if isinstance(augment, SegmentationAugment):
-                        images, targets = augment(images, targets, draw=draw)
-                    else:
-                        images = augment(images, draw=draw)
+                    images, targets = augment(images, targets, draw=draw)
+                elif augment is not None and processes.size == 1:
+                    images = augment(images, generator)
+                elif augment is not None:  # drawn for the whole batch, so that each image gets what one process gives
+                    images = augment(images, draw=augment.draw(len(batch), generator)[:, share.part])
                 images = repeat_channels(images, train.channels).contiguous(memory_format=torch.channels_last)
                 fast_optimizer.zero_grad(set_to_none=True)
                 outputs = wrapped(images)

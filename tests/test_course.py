@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
 from tiny_course import chapter, mark_fresh, write_course
 
 import brainlib
@@ -194,6 +196,35 @@ def test_train_writes_a_record_for_each_protocol_and_seed(folder, tmp_path, reco
     assert course.main(command) == 0
     assert times == {path: path.stat().st_mtime_ns for path in checkpoints.iterdir()}
     assert [record.seconds for record in load_records("08_comparing_classifiers")] == seconds
+
+
+def test_train_segments_volumes_and_records_by_patient(folder, tmp_path, records, capsys, monkeypatch):
+    from data.brats_files import make_volume, write_nifti
+
+    from brainlib import segmenters
+    from brainlib.data.brats import dataset
+    from brainlib.results import load_model, load_records
+
+    shape = (32, 32, 155)
+    monkeypatch.setattr("brainlib.data.load_brats", lambda root, progress: dataset._load(root, workers=1, shape=shape))
+    recipe = replace(segmenters.get_segmenter_recipe("classic_unet"), arguments={"n_filters": 2})
+    monkeypatch.setitem(segmenters.SEGMENTER_RECIPES, "classic_unet", recipe)
+    root = tmp_path / "brats2020"
+    for number in range(1, 5):
+        write_nifti(root, f"BraTS20_Training_{400 + number}", make_volume(number, shape))
+    command = ["train", "classic_unet", "--root", str(root), "--epochs", "1", "--weights"]
+    assert course.main([*command, "--split", "patient", "study"]) == 0
+    out = capsys.readouterr().out
+    patient, study = load_records("14_comparing_segmenters")
+    assert [patient.run, study.run] == ["classic_unet-patient-0-1-epochs", "classic_unet-study-0-1-epochs"]
+    assert f"{patient.run}: dice_wt {patient.metrics['dice_wt']}, in {records}" in out
+    assert [patient.data[part] for part in ("train", "validation", "test")] == [2, 1, 1]
+    assert load_model(patient.name)(torch.zeros(1, 4, 32, 32)).shape == (1, 3, 32, 32)
+    assert len(list((tmp_path / "data" / "runs" / "14_comparing_segmenters").iterdir())) == 2
+    assert course.main(["train", "classic_unet", "linear"]) == 1
+    assert "two commands" in capsys.readouterr().err
+    assert course.main([*command, "--split", "grouped"]) == 1
+    assert "choose from study, patient" in capsys.readouterr().err
 
 
 def test_train_refuses_before_it_has_worked(folder, tmp_path, records, tiny_phantom):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from monai import losses as judge
 from torch.nn import functional as F
 
-from brainlib.losses import BCE, BatchDice, DiceBCE, Focal, SoftDice, Tversky
+from brainlib.losses import BCE, BatchDice, DeepSupervision, DiceBCE, Focal, SoftDice, Tversky
 
 quick = settings(deadline=None, max_examples=30, derandomize=True)
 ALL = [
@@ -284,3 +284,17 @@ def test_a_loss_prints_its_settings():
     assert repr(Tversky(0.4, 0.6)) == "Tversky(alpha=0.4, beta=0.6, smooth=1)"
     assert repr(Focal()) == "Focal(gamma=2, alpha=0.25)"
     assert "BatchDice(smooth=0.5)" in repr(DiceBCE(BatchDice(0.5)))
+
+
+def test_deep_supervision_weighs_levels_by_halves():
+    torch.manual_seed(0)
+    masks = torch.rand(2, 3, 16, 24) > 0.7
+    levels = [torch.randn(2, 3, 16 // 2**k, 24 // 2**k, requires_grad=True) for k in range(3)]
+    loss = DiceBCE(BatchDice())
+    small = [masks[:, :, 2**k // 2 :: 2**k, 2**k // 2 :: 2**k] for k in range(3)]  # the nearest pixel to each middle
+    expected = sum(loss(x, m) / 2**k for k, (x, m) in enumerate(zip(levels, small, strict=True))) / 1.75
+    value = DeepSupervision(loss)(levels, masks)
+    assert torch.allclose(value, expected)
+    value.backward()
+    assert all(x.grad.abs().sum() > 0 for x in levels)
+    assert torch.equal(DeepSupervision(loss)(levels[0], masks), loss(levels[0], masks))

@@ -23,11 +23,13 @@ from brainlib.segmentation import (
     false_negative_rate,
     hausdorff95,
     iou,
+    label_map,
     lesion_wise_dice,
     merge_regions,
     precision,
     recall,
     score_volume,
+    slice_dice,
     surface_dice,
     surface_distances,
 )
@@ -593,3 +595,42 @@ def test_mistakes_in_counting_are_named():
         counts.means(metrics=["F1"])
     with pytest.raises(DataError, match="empty='zero'"):
         counts.scores(empty="zero")
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize("regions", [("NCR", "ED", "ET"), ("ET", "NCR", "ED"), ("WT", "TC", "ET"), ("TC", "ET", "WT")])
+def test_labels_come_back_from_their_masks(kind, regions):
+    labels = np.random.default_rng(0).choice(np.array([0, 1, 2, 4], np.uint8), (3, 8, 9))
+    found = label_map(kind(region_masks(labels, regions)), regions)
+    assert type(found) is type(kind(labels)) and np.array_equal(np.asarray(found), labels)
+
+
+def test_overlapping_masks_give_one_label_a_pixel():
+    one = np.ones((1, 1, 1), bool)
+    no = ~one
+    for masks, regions, value in (
+        ([one, one, no], ("NCR", "ED", "ET"), 1),
+        ([one, one, one], ("NCR", "ED", "ET"), 4),
+        ([no, one, no], ("WT", "TC", "ET"), 1),  # a core that the whole tumor forgot
+        ([no, no, one], ("WT", "TC", "ET"), 4),
+    ):
+        assert label_map(np.stack(masks, -3), regions).item() == value
+    for masks, regions, message in (
+        (np.ones((3, 4, 4), bool), ("WT", "ED", "ET"), "labels follow from"),
+        (np.ones((2, 4, 4), bool), ("WT", "TC", "ET"), "WT, TC, ET"),
+        (np.ones((3, 4, 4)), ("WT", "TC", "ET"), "float64"),
+    ):
+        with pytest.raises(DataError, match=message):
+            label_map(masks, regions)
+
+
+def test_slice_dice_is_the_mean_over_channels_of_each_slice():
+    rng = np.random.default_rng(0)
+    prediction, target = rng.random((5, 3, 9, 8)) > 0.6, rng.random((5, 3, 9, 8)) > 0.6
+    prediction[0, 0] = target[0, 0] = False
+    prediction[1, 1] = False
+    logits = torch.from_numpy(np.where(prediction, 2.0, -3.0))
+    expected = [
+        np.mean([dice(p, t) for p, t in zip(*pair, strict=True)]) for pair in zip(prediction, target, strict=True)
+    ]
+    assert slice_dice(logits, torch.from_numpy(target)).tolist() == pytest.approx(expected)

@@ -70,9 +70,7 @@ class SegmentationAugment:
         images = self._disturb(images, draw[5], draw[6], draw[7])
         return images * inside, masks
 
-    def _move(
-        self, images: torch.Tensor, masks: torch.Tensor, draw: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _move(self, images: torch.Tensor, masks: torch.Tensor, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         spatial = draw[4] < self.spatial
         angle = torch.where(spatial, math.radians(self.rotation) * (2 * draw[0] - 1), 0.0)
         size = torch.where(spatial, (1 + self.zoom) ** (2 * draw[3] - 1), 1.0)

@@ -12,6 +12,7 @@ from brainlib.losses import BCE
 from brainlib.models.attention_unet import AttentionUNet
 from brainlib.models.blocks import AttentionGate, Decoder, SeparableBlock, concatenate, upsample
 from brainlib.models.classic_unet import ClassicUNet
+from brainlib.models.compact_unet import CompactUNet
 from brainlib.models.improved_unet import ImprovedUNet
 
 MODELS = [ClassicUNet, ImprovedUNet, AttentionUNet]
@@ -350,3 +351,45 @@ def test_channels_last_and_bfloat16_tell_the_same(model_class):
         with torch.autocast("cpu", torch.bfloat16):
             rough = model(x)
     assert (rough - plain).abs().max() < 0.1 * plain.std() + 0.02
+
+
+def compact(x: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    """CompactUNet with three widths as a plain function of its weights, in order."""
+    weights = iter(weights)
+
+    def unit(x, stride=1):
+        x = F.conv2d(x, next(weights), stride=stride, padding=1)
+        mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), keepdim=True, correction=0)
+        x = (x - mean) / (variance + 1e-5).sqrt() * next(weights)[:, None, None] + next(weights)[:, None, None]
+        return torch.where(x > 0, x, 0.01 * x)
+
+    skips = []
+    for level in range(3):
+        x = unit(unit(x, 2 if level else 1))
+        skips.append(x)
+    features = []
+    for skip in skips[1::-1]:
+        weight, bias = next(weights), next(weights)
+        up = torch.einsum("bchw,cdij->bdhiwj", x, weight).flatten(4, 5).flatten(2, 3) + bias[:, None, None]
+        x = unit(unit(torch.cat([up, skip], 1)))
+        features.append(x)
+    return [F.conv2d(feature, next(weights), next(weights)) for feature in reversed(features)]
+
+
+def test_compact_unet_is_the_function_that_it_says():
+    model = sine_weights(CompactUNet(4, 3, (4, 6, 8)).double())
+    images = picture(4, 24, 36)
+    logits = compact(images, list(model.parameters()))
+    for a, b in zip(model.train()(images), logits, strict=True):
+        assert torch.allclose(a, b, atol=1e-10) and a.std() > 1e-3
+    assert torch.allclose(model.eval()(images), logits[0], atol=1e-10)
+    plain = CompactUNet(4, 3, (4, 6, 8), deep_supervision=False)
+    assert isinstance(plain.train()(images.float()), torch.Tensor)
+
+
+def test_compact_unet_has_fewer_than_a_million_weights():
+    assert count(CompactUNet()) == 948_969 and count(CompactUNet(12)) == 950_121
+    with pytest.raises(ValueError, match="multiples of 16"):
+        CompactUNet()(torch.zeros(1, 4, 40, 48))
+    with pytest.raises(ValueError, match="12"):
+        CompactUNet(12)(torch.zeros(1, 4, 48, 48))
