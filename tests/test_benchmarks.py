@@ -36,3 +36,15 @@ def test_classifiers_refuses_a_model_without_a_recipe(benchmark, capsys):
     with pytest.raises(SystemExit):
         benchmark("classifiers", ["--models", "resnet"])
     assert "resnet" in capsys.readouterr().err
+
+
+def test_segmenters_prints_both_ways_of_each_model(benchmark, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("BRAINLIB_DATA", str(tmp_path))  # a few volumes of noise
+    benchmark("segmenters", ["--models", "classic_unet", "compact_unet", "--slices", "4", "--seconds", "0.01"])
+    out = capsys.readouterr().out
+    assert "hardware: " in out and "4 slices" in out
+    for name in ("classic_unet", "compact_unet"):
+        for what in ("training", "inference"):
+            found = re.search(rf"^{name}: {what} +\(a\) ([\d.]+) slices/s, \(b\) ([\d.]+);", out, re.MULTILINE)
+            assert found, out
+            assert float(found[1]) > 0 and float(found[2]) > 0
