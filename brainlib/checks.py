@@ -20,6 +20,7 @@ MAX_BYTES = 1_500_000
 MAX_OUTPUT_LINES = 30
 MAX_CODE_LINES = 20  # aim for 15
 MAX_SECONDS = 90  # of a demo run on two cores
+MAX_MEMORY_MB = 3000  # of the kernel in a demo run
 MIN_ALT = 40  # characters; less does not describe a figure
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 TAGS = {
@@ -89,6 +90,9 @@ def check_freshness(path: Path, notebook: Any, root: Path) -> list[str]:
     mark = dict(notebook.metadata.get("brainlib", {}))
     reasons = notebooks.stale(mark, notebooks.make_mark(path, notebook, root))
     problems = [f"stale outputs: {reason}; run 'brainlib run {path.stem}'" for reason in reasons]
+    memory = mark.get("peak_memory_mb")
+    if isinstance(memory, int) and memory > MAX_MEMORY_MB:
+        problems.append(f"the demo run needed {memory} MB of memory, more than {MAX_MEMORY_MB} MB")
     seconds = mark.get("seconds")
     if isinstance(seconds, int):
         if seconds > MAX_SECONDS:

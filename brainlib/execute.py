@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -66,9 +67,10 @@ class Progress:
         self.terminal = self.stream.isatty()
         self.started = self.shown = time.monotonic()
         self.line = self.heading = ""
+        self.peak_memory = 0  # bytes that the kernel has needed at most
 
     def start(self, title: str) -> None:
-        self.started, self.heading = time.monotonic(), ""
+        self.started, self.heading, self.peak_memory = time.monotonic(), "", 0
         print(title, file=self.stream, flush=True)
 
     def cell(self, number: int, total: int, heading: str) -> None:
@@ -179,6 +181,8 @@ def run_chapter(root: Path, path: Path, settings: Settings, progress: Progress, 
     expected["records"] = notebooks.records_hash(path.stem, notebook, root)
     notebooks.clean(executed, keep_injected=destination != path)
     executed.metadata["brainlib"] = {**expected, "seconds": round(seconds)}
+    if progress.peak_memory:  # unknown where the system does not say
+        executed.metadata["brainlib"]["peak_memory_mb"] = round(progress.peak_memory / 1e6)
     notebooks.write(destination, executed)
     if destination == path:
         write_text(_stamp(root, path), json.dumps(expected))
@@ -208,6 +212,9 @@ def execute(notebook: Any, path: Path, settings: Settings, progress: Progress) -
     headings = _headings(notebook)
     current: list[str] = []
 
+    def finished(cell: Any, cell_index: int, execute_reply: Any) -> None:
+        progress.peak_memory = max(progress.peak_memory, _peak_memory())
+
     def started(cell: Any, cell_index: int) -> None:
         if cell.id in numbers:
             current[:] = [cell.id]
@@ -229,6 +236,7 @@ def execute(notebook: Any, path: Path, settings: Settings, progress: Progress) -
             start_timeout=120,
             kernel_manager_class=_kernel_class(),
             on_cell_execute=started,
+            on_cell_executed=finished,
         )
         broken = [cell for cell in executed.cells if _has_error(cell)]
         if broken:  # papermill takes sys.exit() in a cell for the end of a notebook
@@ -248,6 +256,19 @@ def execute(notebook: Any, path: Path, settings: Settings, progress: Progress) -
         raise explain(error, running) from error
     finally:
         running.unlink(missing_ok=True)
+
+
+def _peak_memory() -> int:
+    """Bytes that the largest process started by this one has needed at most; 0 where there is no /proc to say so."""
+    peaks = [0]
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            facts = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            if int(facts["PPid"]) == os.getpid():
+                peaks.append(int(facts["VmHWM"].split()[0]) * 1024)
+        except (OSError, KeyError, ValueError):  # gone meanwhile, or a process of the kernel's own
+            continue
+    return max(peaks)
 
 
 def _failure(cell_id: str, what: str, running: Path, path: Path, cells: list[Any]) -> ChapterError:

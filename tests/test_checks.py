@@ -217,12 +217,15 @@ def test_a_new_figure_of_a_record_makes_the_chapter_stale(tmp_path):
     assert "its recorded results changed" in checks.check_chapters(root)[0]
 
 
-def test_a_slow_chapter_is_caught(tmp_path):
+def test_a_slow_or_greedy_chapter_is_caught(tmp_path):
     root = write_course(tmp_path / "course", **{"01_a": chapter()})
     path = root / "chapters" / "01_a.ipynb"
     notebook = notebooks.read(path)
     notebook.metadata["brainlib"] = {**notebooks.make_mark(path, notebook, root), "seconds": 200}
-    assert "the demo run took 200 s, more than 90 s" in checks.check_freshness(path, notebook, root)
+    notebook.metadata["brainlib"]["peak_memory_mb"] = 3100
+    problems = checks.check_freshness(path, notebook, root)
+    assert "the demo run took 200 s, more than 90 s" in problems
+    assert "the demo run needed 3100 MB of memory, more than 3000 MB" in problems
 
 
 def test_a_figure_label_may_be_used_once_in_the_book(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -23,7 +24,8 @@ from pathlib import Path
 assert Path.cwd().name == "chapters"
 assert sys.executable == os.environ["EXPECTED_PYTHON"]
 print("hash seed", os.environ["PYTHONHASHSEED"])
-print(profile, seed)"""
+print(profile, seed)
+_ = bytearray(b"x") * 300_000_000"""
 WAITING = """\
 import time
 from pathlib import Path
@@ -83,6 +85,8 @@ def test_a_demo_run_of_good_and_failing_chapters(tmp_path, kernels, capsys):
     assert [c.id for c in notebook.cells] == [c.id for c in chapter(code("a", GOOD)).cells]
     mark = dict(notebook.metadata["brainlib"])
     assert mark.pop("seconds") >= 0
+    peak = mark.pop("peak_memory_mb", None)
+    assert peak is None if not Path("/proc/self/status").exists() else 300 < peak < 3000  # GOOD takes 300 MB
     assert mark == notebooks.make_mark(paths["03_c"], notebook, root)
     assert set(notebook.metadata) == {"brainlib", "kernelspec", "language_info"}
     assert all(set(c.metadata) <= {"tags"} for c in notebook.cells)
