@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import platform
 import re
@@ -135,6 +136,7 @@ def save_record(
         _write_predictions(_predictions_path(target.parent, record.run), predictions)
     content = asdict(record)
     content["metrics"] = {name: value._asdict() for name, value in record.metrics.items()}
+    content = _without_nan(content)
     for name, picture in pictures.items():
         with atomic_path(_figure_path(target.parent, record.run, name)) as temporary:
             temporary.write_bytes(picture)
@@ -227,7 +229,7 @@ def load_records(chapter: str, profile: str | None = "full", root: Path | None =
         for path in sorted((folder / chapter).glob("[!.]*.json")):  # what begins with a dot is being written
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
-                content["metrics"] = {name: (v["value"], v["low"], v["high"]) for name, v in content["metrics"].items()}
+                content["metrics"] = {name: _interval(v) for name, v in content["metrics"].items()}
                 missing = {f.name for f in fields(Record)} - OPTIONAL - set(content)
                 if missing:  # the defaults describe a run on this machine, not one that was read
                     raise KeyError(", ".join(sorted(missing)))
@@ -240,6 +242,19 @@ def load_records(chapter: str, profile: str | None = "full", root: Path | None =
             if profile is None or record.profile == profile:
                 found[record.run] = record
     return [found[run] for run in sorted(found)]
+
+
+def _without_nan(value: Any) -> Any:
+    """What JSON can hold: an undefined number becomes null."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _interval(stored: Mapping[str, float | None]) -> Interval:
+    return Interval(*(math.nan if stored[end] is None else stored[end] for end in ("value", "low", "high")))
 
 
 class RecordedFigure:

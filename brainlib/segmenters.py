@@ -354,13 +354,18 @@ def train_segmenter(
 
 def _checkpoint_name(recipe: SegmenterRecipe, split: str, seed: int, epochs: int, patients: Any) -> str:
     """Whatever changes a network changes the name of its file."""
-    name = f"{recipe.model}-{split}"
-    if recipe != SEGMENTER_RECIPES.get(recipe.model):
-        name += "-" + hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{recipe.model}{_own(recipe)}-{split}"
     if patients is not None:
         name += "-" + hashlib.sha256(json.dumps([list(part) for part in patients]).encode()).hexdigest()[:8]
     length = "" if epochs == recipe.epochs else f"-{epochs}-epochs"
     return f"{name}-{seed}{length}.safetensors"
+
+
+def _own(recipe: SegmenterRecipe) -> str:
+    """Eight digits that tell a recipe of one's own from the course's of that model; nothing for the course's."""
+    if recipe == SEGMENTER_RECIPES.get(recipe.model):
+        return ""
+    return "-" + hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
 
 
 # ---- from a run to numbers
@@ -536,10 +541,9 @@ def describe_segmenter(trained: TrainedSegmenter, scores: SegmenterScores, profi
         "reliability": scores.reliability,
         "split": [list(part) for part in trained.patients] if trained.split == "patient" else [],
     }
-    run = f"{recipe.model}-{trained.split}-{trained.seed}"
+    run = f"{recipe.model}{_own(recipe)}-{trained.split}-{trained.seed}"
     if trained.epochs != recipe.epochs:
         run += f"-{trained.epochs}-epochs"
-    tables = json.loads(json.dumps(tables), parse_constant=lambda _: None)  # an undefined score is null, not NaN
     return Record(
         CHAPTER, run, recipe.model, profile, facts, settings, [trained.seed], metrics, trained.seconds, tables=tables
     )

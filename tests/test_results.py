@@ -114,6 +114,18 @@ def test_your_own_run_replaces_the_one_of_the_course(tmp_path, monkeypatch):
     assert make_record().commit is None  # an installed package has no commit
 
 
+def test_what_is_undefined_is_null_in_the_file_and_nan_again(own):
+    undefined = {"accuracy": Interval(math.nan, math.nan, math.nan), "auroc": Interval(0.5, math.nan, 0.6)}
+    path = save_record(
+        make_record(metrics=undefined, tables={"dice": [0.5, math.nan, {"ET": math.nan}], "pairs": (1, 2)})
+    )
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    (found,) = load_records("05_custom_cnn")
+    assert all(math.isnan(end) for end in found.metrics["accuracy"])
+    assert math.isnan(found.metrics["auroc"].low) and found.metrics["auroc"].high == 0.6
+    assert found.tables == {"dice": [0.5, None, {"ET": None}], "pairs": [1, 2]}
+
+
 @pytest.mark.parametrize("key", LATER_KEYS)
 def test_old_records_without_later_keys_are_read(own, key):
     path = save_record(make_record())
