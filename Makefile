@@ -12,7 +12,9 @@ STAMP := $(VENV)/.course-is-installed
 READY := $(or $(wildcard $(STAMP)),$(GIVEN),$(STAMP))
 
 BOOK := $(dir $(PY))jupyter-book build . --path-output . -W --keep-going
-NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180
+# Tests and chapters run side by side, one file a process; each process computes in one thread.
+JOBS ?= 2
+NBVAL := -n $(JOBS) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180
 
 .DEFAULT_GOAL := all
 .NOTPARALLEL:
@@ -50,7 +52,7 @@ test: $(READY)  ## what CI runs: style, phantom, strict book, all tests with the
 	stage "Phantom" "$(PY)" -m brainlib data phantom; \
 	stage "Book" $(BOOK) -q; \
 	stage "Tests of the library and the site, and the chapters with nbval" \
-	  env PYTHONHASHSEED=0 "$(PY)" -m pytest $(NBVAL) tests chapters; \
+	  env PYTHONHASHSEED=0 OMP_NUM_THREADS=1 "$(PY)" -m pytest $(NBVAL) tests chapters; \
 	if [ -n "$$failed" ]; then echo "failed: $${failed#, }" >&2; exit 1; fi
 
 bench: $(READY)  ## measure speed (leave the machine idle meanwhile)

@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,10 +49,13 @@ def real_mri() -> Path:
     if not (target / "Testing" / "pituitary").is_dir():
         if not (SHARED / "brain-tumor-mri.tar").is_file():
             pytest.skip("the real Brain Tumor MRI set is not on this machine")
-        unpacked = target.with_name("unpacking")
+        unpacked = target.with_name(f"unpacking-{os.getpid()}")  # several processes may test at the same time
         script = [sys.executable, str(SHARED / "unpack.py"), "brain-tumor-mri", str(unpacked)]
         subprocess.run(script, check=True, capture_output=True)
-        unpacked.rename(target)
+        try:
+            unpacked.rename(target)
+        except OSError:  # another was faster
+            shutil.rmtree(unpacked)
     return target
 
 
