@@ -149,11 +149,23 @@ def test_epochs_of_a_protocol():
     found = {(name, split): default_epochs(recipe, split) for name, recipe in RECIPES.items() for split in PROTOCOLS}
     shorter = {place for place, epochs in found.items() if epochs != RECIPES[place[0]].epochs}
     assert shorter == {
-        (name, split) for name in ("custom_cnn", "compact_transformer") for split in ("official", "grouped")
+        (name, split) for name in ("custom_cnn", "compact_transformer", "alexnet") for split in ("official", "grouped")
     }
     assert found["custom_cnn", "study"] == 40 and found["custom_cnn", "grouped"] == 20 and found["vgg16", "study"] == 50
     short = replace(get_recipe("custom_cnn"), epochs=7)
     assert default_epochs(short, "grouped") == 7  # never longer than the recipe
+
+
+def test_a_training_that_stops_early_keeps_the_schedule_of_the_whole(data, monkeypatch):
+    monkeypatch.setattr(experiments, "STOPPED_EARLY", {"mlp": 2})
+    stopped = train_classifier(SMALL, data, "official", **QUIET)
+    assert stopped.epochs == 2 and stopped.histories[0].learning_rate == [SMALL.learning_rate] * 2
+    settings = describe(stopped, data).settings
+    assert settings["stopped_early"] is True and settings["shortened"] is False
+    monkeypatch.setattr(experiments, "STOPPED_EARLY", {})
+    squeezed = train_classifier(SMALL, data, "official", epochs=2, **QUIET)
+    assert squeezed.histories[0].learning_rate == [SMALL.learning_rate, SMALL.learning_rate / 2]
+    assert describe(squeezed, data).settings["stopped_early"] is False
 
 
 # Training -------------------------------------------------------------------------------------------------------------
