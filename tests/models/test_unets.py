@@ -1,6 +1,8 @@
 """The three U-Nets are the study's to the last weight, compared with the same networks written as plain functions."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -393,3 +395,17 @@ def test_compact_unet_has_fewer_than_a_million_weights():
         CompactUNet()(torch.zeros(1, 4, 40, 48))
     with pytest.raises(ValueError, match="12"):
         CompactUNet(12)(torch.zeros(1, 4, 48, 48))
+
+
+def test_attention_unet_trains_with_few_filters_in_channels_last():
+    """In a process of its own: where the strided key was left to the library, its backward pass crashed on CPUs."""
+    script = (
+        "import torch; from brainlib.models import AttentionUNet; torch.manual_seed(0)\n"
+        "for n in (2, 4, 8):\n"
+        "    model = AttentionUNet(n_filters=n).to(memory_format=torch.channels_last)\n"
+        "    x = torch.rand(4, 4, 160, 192).contiguous(memory_format=torch.channels_last)\n"
+        "    for _ in range(2): model(x).square().mean().backward()\n"
+        "    assert all(p.grad.isfinite().all() for p in model.parameters())\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
