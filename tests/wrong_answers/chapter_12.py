@@ -20,7 +20,7 @@ WRONG = {
         ("weights * side**2", "weights", "k \\* k \\* c \\* d"),
         ("(c // groups)", "c", "depthwise"),
         ("max(work, memory)", "work", "in, out and 49 x 32 weights"),
-        ("(c + d) * side**2 + weights", "c * side**2 + weights", "in, out and 49 x 32 weights"),
+        ("(c + d) * side**2 + weights", "(c + d) * side**2", "in, out and 49 x 32 weights"),
     ],
     "ex-3": [
         ("conv.weight * scale[:, None, None, None]", "conv.weight", "each kernel multiplied"),
