@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,11 @@ def tiny_network(dropout: float = 0.25) -> nn.Module:
         nn.ReLU(),
         nn.Linear(16, 4),
     )
+
+
+def hear_ctrl_c() -> None:
+    """For ``preexec_fn`` of a process that gets a Ctrl-C: a shell starts what it runs in the background deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import hear_ctrl_c
 from tiny_course import chapter, code, markdown, write_course
 
 from brainlib import execute, notebooks
@@ -168,7 +169,13 @@ def test_a_stopped_run_changes_nothing_and_can_be_repeated(tmp_path, sent):
     environment = {**os.environ, "BRAINLIB_DATA": str(tmp_path / "data")}
     command = [sys.executable, "-m", "brainlib", "run", "01"]
     process = subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
     )
     wait_for((root / "waiting").exists)
     process.send_signal(sent)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import hear_ctrl_c
 from kaggle_service import KEY, TOKEN, USER, KaggleService, make_archive
 
 from brainlib import course
@@ -519,6 +520,7 @@ def test_ctrl_c_and_the_same_command_goes_on(service, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     part, end = part_of(tmp_path / "root"), time.monotonic() + 30
     while not (part.exists() and part.stat().st_size > 1_000_000) and time.monotonic() < end:
