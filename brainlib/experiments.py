@@ -6,7 +6,6 @@ For teaching and research, not a medical device.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,7 +172,7 @@ def _checkpoint_names(
     recipe: Recipe, data: MRIDataset, split: str, seed: int, epochs: int, parts: Sequence[Part]
 ) -> list[str]:
     """One file name a part; whatever changes a network changes the name."""
-    name = f"{recipe.model}-{split}{_own(recipe)}"
+    name = f"{recipe.model}-{split}{recipe.mark(RECIPES.get(recipe.model))}"
     length = "" if epochs == default_epochs(recipe, split) else f"-{epochs}-epochs"
     protocol = split_parts(data, split) if split in PROTOCOLS else []
     names = []
@@ -186,13 +185,6 @@ def _checkpoint_names(
             which = f"-fold-{number}" if len(protocol) > 1 else ""
         names.append(f"{name}{which}-{seed}{length}.safetensors")
     return names
-
-
-def _own(recipe: Recipe) -> str:
-    """Eight digits that tell a recipe of one's own, such as another dropout, from the course's; else nothing."""
-    if recipe == RECIPES.get(recipe.model):
-        return ""
-    return "-" + _digest(json.dumps(recipe.to_dict(), sort_keys=True, default=repr).encode())
 
 
 def _content(part: Part) -> bytes:
@@ -246,7 +238,7 @@ def describe(trained: Trained, data: MRIDataset, profile: str = "full") -> Recor
         "train_score": float(np.mean([history.train_score[-1] for history in trained.histories])),
         "train_loss": float(np.mean([history.train_loss[-1] for history in trained.histories])),
     }
-    run = f"{recipe.model}{_own(recipe)}-{trained.split}-{trained.seed}"
+    run = f"{recipe.model}{recipe.mark(RECIPES.get(recipe.model))}-{trained.split}-{trained.seed}"
     if trained.epochs != usual:
         run += f"-{trained.epochs}-epochs"
     return Record(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,8 +20,38 @@ from brainlib.files import DataError
 from brainlib.models import create_model
 
 
+class BaseRecipe:
+    """What the recipes of classifiers and of segmenters share: dataclasses that hold what these methods name."""
+
+    model: str
+    learning_rate: float
+    weight_decay: float
+    optimizer: str
+    augment: Any
+    arguments: dict[str, Any]
+
+    def make_model(self) -> nn.Module:
+        """A model with fresh random weights; seed first."""
+        return create_model(self.model, **self.arguments)
+
+    def make_optimizer(self, model: nn.Module) -> Optimizer:
+        """The optimizer over the model's parameters, fused: one kernel for all weights."""
+        kind = {"Adam": Adam, "AdamW": AdamW}[self.optimizer]
+        return kind(model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them, for a record."""
+        return asdict(self) | {"augment": None if self.augment is None else repr(self.augment)}
+
+    def mark(self, usual: BaseRecipe | None) -> str:
+        """A dash and eight digits that tell this recipe from the course's, ``usual``; nothing where they are equal."""
+        if self == usual:
+            return ""
+        return "-" + hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True, default=repr).encode()).hexdigest()[:8]
+
+
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(BaseRecipe):
     """Everything that is chosen before a training starts, except the data and the seed.
 
     Attributes:
@@ -48,18 +80,9 @@ class Recipe:
     batch_size: int = 64
     arguments: dict[str, Any] = field(default_factory=dict)
 
-    def make_model(self) -> nn.Module:
-        """A model with fresh random weights; seed first."""
-        return create_model(self.model, **self.arguments)
-
     def make_loss(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Cross entropy of logits ``(B, C)`` and labels ``(B,)``."""
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing) if self.label_smoothing else F.cross_entropy
-
-    def make_optimizer(self, model: nn.Module) -> Optimizer:
-        """The optimizer over the model's parameters, fused: one kernel for all weights."""
-        kind = {"Adam": Adam, "AdamW": AdamW}[self.optimizer]
-        return kind(model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
     def make_scheduler(self, optimizer: Optimizer, epochs: int | None = None) -> LRScheduler | None:
         """The schedule, compressed or stretched alike when ``epochs`` is not the recipe's."""
@@ -69,10 +92,6 @@ class Recipe:
         if self.schedule == "cosine":
             return LambdaLR(optimizer, lambda epoch: warm_cosine(epoch, epochs))
         return None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them, for a record."""
-        return asdict(self) | {"augment": None if self.augment is None else repr(self.augment)}
 
 
 def warm_cosine(epoch: int, epochs: int, warm: int = 2) -> float:

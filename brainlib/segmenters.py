@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler
 
 from brainlib.data.augment_masks import SegmentationAugment
@@ -26,8 +26,8 @@ from brainlib.distributed import Processes
 from brainlib.evaluate import Interval
 from brainlib.files import DataError, data_root
 from brainlib.losses import BCE, BatchDice, DeepSupervision, DiceBCE, SoftDice
-from brainlib.models import count_parameters, create_model
-from brainlib.recipes import warm_cosine
+from brainlib.models import count_parameters
+from brainlib.recipes import BaseRecipe, warm_cosine
 from brainlib.results import Record
 from brainlib.segmentation import PIXEL_METRICS, WORST_DISTANCE, Counts, label_map, score_volume, slice_dice
 from brainlib.train import History, automatic_precision, fit, seed_everything
@@ -49,7 +49,7 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class SegmenterRecipe:
+class SegmenterRecipe(BaseRecipe):
     """Everything that is chosen before a training starts, except the patients and the seed.
 
     Attributes:
@@ -84,20 +84,11 @@ class SegmenterRecipe:
     batch_size: int = 32
     arguments: dict[str, Any] = field(default_factory=dict)
 
-    def make_model(self) -> nn.Module:
-        """A model with fresh random weights; seed first."""
-        return create_model(self.model, **self.arguments)
-
     def make_loss(self) -> nn.Module:
         """The loss of logits, or of a list of them, and masks."""
         if self.loss not in LOSSES:
             raise DataError(f"loss={self.loss!r}: choose from {', '.join(LOSSES)}")
         return DeepSupervision(LOSSES[self.loss]())
-
-    def make_optimizer(self, model: nn.Module) -> Optimizer:
-        """The optimizer over the model's parameters, fused: one kernel for all weights."""
-        kind = {"Adam": Adam, "AdamW": AdamW}[self.optimizer]
-        return kind(model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
     def make_scheduler(self, optimizer: Optimizer, epochs: int | None = None) -> LRScheduler:
         """The schedule, compressed or stretched alike when ``epochs`` is not the recipe's."""
@@ -110,10 +101,6 @@ class SegmenterRecipe:
         """The slices as the model takes them; while ``training`` with the recipe's draws."""
         draws = {"foreground": self.foreground, "draws": self.draws} if training else {}
         return SegmentationData(slices, self.regions, self.normalize, self.neighbors, self.crop, **draws)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them, for a record."""
-        return asdict(self) | {"augment": None if self.augment is None else repr(self.augment)}
 
 
 def _study(model: str, epochs: int) -> SegmenterRecipe:
@@ -354,18 +341,11 @@ def train_segmenter(
 
 def _checkpoint_name(recipe: SegmenterRecipe, split: str, seed: int, epochs: int, patients: Any) -> str:
     """Whatever changes a network changes the name of its file."""
-    name = f"{recipe.model}{_own(recipe)}-{split}"
+    name = f"{recipe.model}{recipe.mark(SEGMENTER_RECIPES.get(recipe.model))}-{split}"
     if patients is not None:
         name += "-" + hashlib.sha256(json.dumps([list(part) for part in patients]).encode()).hexdigest()[:8]
     length = "" if epochs == recipe.epochs else f"-{epochs}-epochs"
     return f"{name}-{seed}{length}.safetensors"
-
-
-def _own(recipe: SegmenterRecipe) -> str:
-    """Eight digits that tell a recipe of one's own from the course's of that model; nothing for the course's."""
-    if recipe == SEGMENTER_RECIPES.get(recipe.model):
-        return ""
-    return "-" + hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
 
 
 # ---- from a run to numbers
@@ -541,7 +521,7 @@ def describe_segmenter(trained: TrainedSegmenter, scores: SegmenterScores, profi
         "reliability": scores.reliability,
         "split": [list(part) for part in trained.patients] if trained.split == "patient" else [],
     }
-    run = f"{recipe.model}{_own(recipe)}-{trained.split}-{trained.seed}"
+    run = f"{recipe.model}{recipe.mark(SEGMENTER_RECIPES.get(recipe.model))}-{trained.split}-{trained.seed}"
     if trained.epochs != recipe.epochs:
         run += f"-{trained.epochs}-epochs"
     return Record(

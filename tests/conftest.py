@@ -65,3 +65,14 @@ def figshare() -> Path:
     if not (SHARED / "figshare" / "borders.csv").is_file():
         pytest.skip("the outlines of the figshare set are not on this machine")
     return SHARED / "figshare"
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread for the tests of a module whose tasks are tiny: more would only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

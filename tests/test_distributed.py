@@ -25,6 +25,8 @@ from brainlib.distributed import Processes, exchange_batch_norm, put_back
 from brainlib.evaluate import predict
 from brainlib.train import fit
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HERE = Path(__file__).parent
 # float32 sums in another order. Seen: 2e-7 in weights, 3e-7 in losses, after five epochs.
 TOLERANCE = 1e-5
@@ -55,14 +57,6 @@ def numbers(folder: Path, name: str, rank: int) -> dict:
 
 def weights(folder: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
     return load_file(folder / f"{name.replace(' ', '-')}-{rank}.safetensors")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

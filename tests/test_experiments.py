@@ -19,17 +19,10 @@ from brainlib.metrics import accuracy, macro_f1
 from brainlib.recipes import RECIPES, get_recipe
 from brainlib.results import load_predictions, load_records, save_record
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUIET = {"progress": False}
 SMALL = replace(get_recipe("mlp"), arguments={"widths": [8]})  # with augmentation, dropout and a schedule
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tasks are tiny; threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

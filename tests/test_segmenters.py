@@ -34,6 +34,8 @@ from brainlib.segmenters import (
 )
 from brainlib.train import fit
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (32, 48, 155)
 PATIENTS = 9
 QUIET = {"progress": False}
@@ -45,15 +47,6 @@ COMPACT = replace(
     epochs=4,
     arguments={"in_channels": 12, "widths": (4, 6, 8)},
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tasks are tiny; threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def patient(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +101,11 @@ def test_neighbors_are_the_slices_below_and_above_and_the_last_one_repeats(datas
         assert np.array_equal(row.numpy(), np.concatenate([volume.images[z] for z in positions]))
     assert np.array_equal(labels[0].numpy(), volume.labels[80])
     prepared, _ = replace(data, normalize="standardize").prepare(images, labels, np.array([80, 0, 154]))
-    assert torch.allclose(prepared[0, 8:12], prepared[0, 8:12]) and prepared.shape == images.shape
+    assert prepared.shape == images.shape
+    mean, std = data.slices.statistics(np.array([80]))
+    for i, z in enumerate((78, 79, 80, 81, 82)):  # every neighbor by the statistics of the whole brain
+        alone = standardize(torch.tensor(volume.images[z][None]), mean, std)
+        assert torch.allclose(prepared[0, 4 * i : 4 * i + 4], alone[0])
 
 
 def test_the_window_follows_the_brain_and_is_put_back(dataset):

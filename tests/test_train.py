@@ -21,14 +21,7 @@ from brainlib.evaluate import predict
 from brainlib.models import CustomCNN
 from brainlib.train import History, automatic_precision, fit, seed_everything
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The tasks are tiny; threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def train(
