@@ -78,7 +78,8 @@ def learning_curves(histories: Mapping[str, Sequence], what: Sequence[str] = ("l
         histories: a name for the legend to a list of `brainlib.train.History`, one for each seed.
         what: ``"loss"``, ``"score"`` or both; the score of a classifier is its accuracy.
     """
-    figure, axes = plt.subplots(1, len(what), figsize=(4.2 * len(what), 3.2), squeeze=False)
+    size = {"figsize": (4.2 * len(what), 3.3), "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(1, len(what), **size)
     for ax, name in zip(axes.flat, what, strict=True):
         for color, (label, runs) in zip(cycle(CYCLE), histories.items(), strict=False):
             for i, history in enumerate(runs):
@@ -89,7 +90,8 @@ def learning_curves(histories: Mapping[str, Sequence], what: Sequence[str] = ("l
         ax.set(xlabel="epoch", ylabel="accuracy" if name == "score" else "cross entropy")
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes.flat[-1].plot([], [], "--", color="#777777", lw=1, label="training")
-    axes.flat[-1].legend()
+    handles, labels = axes.flat[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 2 * len(what)))
     return figure
 
 

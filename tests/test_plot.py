@@ -76,7 +76,7 @@ def test_curves_of_several_runs():
     assert drawn[0].get_ydata() == pytest.approx(runs(2)[0].train_loss) and drawn[0].get_linestyle() == "--"
     assert drawn[1].get_ydata() == pytest.approx(runs(2)[0].validation_loss) and drawn[1].get_linestyle() == "-"
     assert list(drawn[0].get_xdata()) == [1, 2, 3]
-    assert [text.get_text() for text in score.get_legend().get_texts()] == ["with", "without", "training"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["with", "without", "training"]
     assert drawn[0].get_color() == drawn[3].get_color() != drawn[4].get_color()
 
 
@@ -89,7 +89,7 @@ def test_curves_without_validation_and_with_one_panel():
 def test_more_runs_than_colors_are_all_drawn():
     names = [str(i) for i in range(len(plot.CYCLE) + 2)]
     figure = plot.learning_curves({name: runs(1) for name in names})
-    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == [*names, "training"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*names, "training"]
 
 
 def test_confusion_shows_counts_and_shares():
