@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from brainlib import notebooks
+from brainlib import notebooks, palette
 from brainlib.files import DataError, data_root, explain, write_text
 
 PROFILES = ("demo", "full")
@@ -180,6 +180,7 @@ def run_chapter(root: Path, path: Path, settings: Settings, progress: Progress, 
     # A full run writes records while it runs; the mark is that of the records which the outputs can have seen.
     expected["records"] = notebooks.records_hash(path.stem, notebook, root)
     notebooks.clean(executed, keep_injected=destination != path)
+    palette.lighten(executed)
     executed.metadata["brainlib"] = {**expected, "seconds": round(seconds)}
     if progress.peak_memory:  # unknown where the system does not say
         executed.metadata["brainlib"]["peak_memory_mb"] = round(progress.peak_memory / 1e6)
