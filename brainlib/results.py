@@ -50,6 +50,8 @@ class Record:
     """One recorded run, as its JSON file has it.
 
     Attributes:
+        model: a name of `brainlib.models.list_models`; ``"several"`` of a comparison, ``"none"`` where nothing was
+            trained.
         data: ``name``, ``fingerprint``, ``split`` (the protocol), and the number of items in ``train``, ``validation``
             (0 where there was none) and ``test``.
         settings: everything that was chosen, hyperparameters first.
