@@ -142,6 +142,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--seed", nargs="+", type=int, default=[0], metavar="N", help="one or more (default: 0)")
     train.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's; a shorter run is labeled so")
+    train.add_argument(
+        "--habits",
+        choices=("own", "course"),
+        default="own",
+        help="segmenters: their own recipe, or the one of compact_unet with another network (default: own)",
+    )
     train.add_argument("--root", type=Path, metavar="DIR", help="folder of the data set (default: in the data folder)")
     train.add_argument("--weights", action="store_true", help="save the weights of the first network too (float16)")
     train.set_defaults(action=train_command)
@@ -267,6 +273,8 @@ def train_command(options: argparse.Namespace) -> int:
     if not outliners:
         for name in models:
             get_recipe(name)
+        if options.habits != "own":
+            raise DataError(f"--habits {options.habits}: only segmenters have a choice of habits")
         return train_classifiers(models, options)
     if len(outliners) < len(models):
         raise DataError("train classifiers and segmenters with two commands: their data and splits differ")
@@ -301,6 +309,7 @@ def train_segmenters(models: Sequence[str], options: argparse.Namespace) -> int:
     from brainlib.segmenters import (
         PROTOCOLS,
         describe_segmenter,
+        get_segmenter_recipe,
         score_segmenter,
         segmenter_checkpoints,
         train_segmenter,
@@ -310,8 +319,9 @@ def train_segmenters(models: Sequence[str], options: argparse.Namespace) -> int:
     main = is_main_process()
     dataset = load_brats(options.root, progress=main)
     for name, split, seed in itertools.product(models, splits, options.seed):
+        recipe = get_segmenter_recipe(name, options.habits)
         trained = train_segmenter(
-            name, dataset, split, seed, epochs=options.epochs, checkpoints=segmenter_checkpoints(), progress=main
+            recipe, dataset, split, seed, epochs=options.epochs, checkpoints=segmenter_checkpoints(), progress=main
         )
         if main:
             scores = score_segmenter(trained.network, trained.test, distances=split == "patient")

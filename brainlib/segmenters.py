@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from brainlib.train import History, automatic_precision, fit, seed_everything
 
 CHAPTER = "14_comparing_segmenters"
 PROTOCOLS = ("study", "patient")
+HABITS = ("own", "course")
 #: The study's slices: the middle half of a volume.
 MIDDLE = range(39, 116)
 WHOLE = range(155)
@@ -83,6 +84,13 @@ class SegmenterRecipe(BaseRecipe):
     augment: SegmentationAugment | None = None
     batch_size: int = 32
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    def mark(self, usual: BaseRecipe | None = None) -> str:
+        """As for any recipe; ``-course`` for a network of the study that is trained by the course's habits."""
+        usual = usual or SEGMENTER_RECIPES.get(self.model)
+        if self != usual and self.model in SEGMENTER_RECIPES and self == get_segmenter_recipe(self.model, "course"):
+            return "-course"
+        return super().mark(usual)
 
     def make_loss(self) -> nn.Module:
         """The loss of logits, or of a list of them, and masks."""
@@ -137,16 +145,26 @@ SEGMENTER_RECIPES: dict[str, SegmenterRecipe] = {
 }
 
 
-def get_segmenter_recipe(model: str) -> SegmenterRecipe:
+def get_segmenter_recipe(model: str, habits: str = "own") -> SegmenterRecipe:
     """The recipe of a segmenter.
 
+    Args:
+        habits: ``"own"``: as in `SEGMENTER_RECIPES`. ``"course"``: everything but the network as for CompactUNet, so
+            that two such runs differ in nothing but the network.
+
     Raises:
-        DataError: no recipe has that name; the message lists those that exist.
+        DataError: no recipe has that name, or no such habits; the message lists those that exist.
     """
     if model not in SEGMENTER_RECIPES:
         known = ", ".join(SEGMENTER_RECIPES)
         raise DataError(f"there is no recipe for {model!r}; there are recipes for: {known}")
-    return SEGMENTER_RECIPES[model]
+    if habits not in HABITS:
+        raise DataError(f"habits={habits!r}: choose from {', '.join(HABITS)}")
+    own = SEGMENTER_RECIPES[model]
+    if habits == "own":
+        return own
+    compact = SEGMENTER_RECIPES["compact_unet"]
+    return replace(compact, model=model, arguments=own.arguments | compact.arguments)
 
 
 # ---- who is learned from, and who is tested
@@ -341,7 +359,7 @@ def train_segmenter(
 
 def _checkpoint_name(recipe: SegmenterRecipe, split: str, seed: int, epochs: int, patients: Any) -> str:
     """Whatever changes a network changes the name of its file."""
-    name = f"{recipe.model}{recipe.mark(SEGMENTER_RECIPES.get(recipe.model))}-{split}"
+    name = f"{recipe.model}{recipe.mark()}-{split}"
     if patients is not None:
         name += "-" + hashlib.sha256(json.dumps([list(part) for part in patients]).encode()).hexdigest()[:8]
     length = "" if epochs == recipe.epochs else f"-{epochs}-epochs"
@@ -521,7 +539,7 @@ def describe_segmenter(trained: TrainedSegmenter, scores: SegmenterScores, profi
         "reliability": scores.reliability,
         "split": [list(part) for part in trained.patients] if trained.split == "patient" else [],
     }
-    run = f"{recipe.model}{recipe.mark(SEGMENTER_RECIPES.get(recipe.model))}-{trained.split}-{trained.seed}"
+    run = f"{recipe.model}{recipe.mark()}-{trained.split}-{trained.seed}"
     if trained.epochs != recipe.epochs:
         run += f"-{trained.epochs}-epochs"
     return Record(

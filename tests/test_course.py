@@ -223,6 +223,18 @@ def test_train_segments_volumes_and_records_by_patient(folder, tmp_path, records
     assert len(list((tmp_path / "data" / "runs" / "14_comparing_segmenters").iterdir())) == 2
     assert course.main(["train", "classic_unet", "linear"]) == 1
     assert "two commands" in capsys.readouterr().err
+    small = replace(segmenters.get_segmenter_recipe("compact_unet"), crop=None, draws=8)
+    monkeypatch.setitem(segmenters.SEGMENTER_RECIPES, "compact_unet", small)
+    assert course.main([*command, "--habits", "course"]) == 0
+    alike = load_records("14_comparing_segmenters")[0]
+    assert alike.run == "classic_unet-course-patient-0-1-epochs"
+    assert alike.settings["loss"] == "batch_dice_bce" and alike.settings["arguments"] == {
+        "n_filters": 2,
+        "in_channels": 12,
+    }
+    assert load_model(alike.name)(torch.zeros(1, 12, 32, 32)).shape == (1, 3, 32, 32)
+    assert course.main(["train", "linear", "--habits", "course"]) == 1
+    assert "only segmenters" in capsys.readouterr().err
     assert course.main([*command, "--split", "grouped"]) == 1
     assert "choose from study, patient" in capsys.readouterr().err
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -443,3 +443,17 @@ def test_counts_of_a_pooled_score_do_not_depend_on_the_order_of_patients(dataset
     test = SegmentationData(dataset.slices(dataset.ids[:2], z=MIDDLE))
     scores = score_segmenter(Oracle(), test, distances=False)
     assert isinstance(scores.counts, Counts) and set(scores.counts.patients) == {0, 1}
+
+
+def test_habits_of_the_course_change_all_but_the_network():
+    own, alike = (get_segmenter_recipe("attention_unet", habits) for habits in ("own", "course"))
+    compact = get_segmenter_recipe("compact_unet")
+    differ = {f.name for f in fields(alike) if getattr(alike, f.name) != getattr(compact, f.name)}
+    assert differ == {"model", "arguments"}
+    assert alike.arguments == {"n_filters": 16, "in_channels": 12} and own.arguments == {"n_filters": 16}
+    assert [r.mark() for r in (own, alike, compact)] == ["", "-course", ""]
+    assert get_segmenter_recipe("compact_unet", "course") == compact
+    changed = replace(alike, epochs=7).mark()
+    assert changed not in ("", "-course") and len(changed) == 9
+    with pytest.raises(DataError, match="habits='mine': choose from own, course"):
+        get_segmenter_recipe("classic_unet", "mine")
