@@ -28,7 +28,7 @@ from brainlib.files import DataError, data_root
 from brainlib.losses import BCE, BatchDice, DeepSupervision, DiceBCE, SoftDice
 from brainlib.models import count_parameters
 from brainlib.recipes import BaseRecipe, warm_cosine
-from brainlib.results import Record
+from brainlib.results import Record, load_records
 from brainlib.segmentation import PIXEL_METRICS, WORST_DISTANCE, Counts, label_map, score_volume, slice_dice
 from brainlib.train import History, automatic_precision, fit, seed_everything
 
@@ -545,6 +545,42 @@ def describe_segmenter(trained: TrainedSegmenter, scores: SegmenterScores, profi
     return Record(
         CHAPTER, run, recipe.model, profile, facts, settings, [trained.seed], metrics, trained.seconds, tables=tables
     )
+
+
+def recorded_segmenters(split: str, habits: str = "own") -> dict[tuple[str, int], list[Record]]:
+    """The recorded trainings of a protocol by network and number of epochs; those of a group differ by seed alone.
+
+    Args:
+        split: ``"study"`` or ``"patient"``.
+        habits: as for `get_segmenter_recipe`. Trainings by any other recipe are left out.
+
+    Raises:
+        DataError: no such protocol or habits.
+    """
+    if split not in PROTOCOLS or habits not in HABITS:
+        raise DataError(f"{split!r}, {habits!r}: choose a split of {PROTOCOLS} and habits of {HABITS}")
+    mark = "" if habits == "own" else f"-{habits}"
+    found: dict[tuple[str, int], list[Record]] = {}
+    for record in load_records(CHAPTER):
+        if record.run.startswith(f"{record.model}{mark}-{split}-"):
+            found.setdefault((record.model, record.settings["epochs"]), []).append(record)
+    return {key: sorted(found[key], key=lambda record: record.seeds) for key in sorted(found)}
+
+
+def summarize_runs(records: Sequence[Record], metric: str) -> str:
+    """One metric of runs that differ by seed alone, as a cell of a table.
+
+    By patient: the mean with its 95 % interval over patients and seeds. Pooled, where slices are no sample of
+    patients: the mean, and the smallest and largest of several seeds.
+    """
+    if not records:
+        return "not run yet"
+    if records[0].data["split"] == "patient":
+        text = str(bootstrap_mean([[row[metric] for row in r.tables["patients"]] for r in records]))
+    else:
+        values = [r.metrics[metric].value for r in records]
+        text = f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
+    return text + f", {len(records)} seed{'s' * (len(records) > 1)}"
 
 
 def segmenter_checkpoints() -> Path:

@@ -13,7 +13,7 @@ from brainlib.data import DataError, SegmentationData
 from brainlib.data.augment_masks import SegmentationAugment
 from brainlib.data.brats import min_max, region_masks, standardize
 from brainlib.data.brats.dataset import _load
-from brainlib.results import load_model, load_records, save_record
+from brainlib.results import Record, load_model, load_records, save_record
 from brainlib.segmentation import PIXEL_METRICS, Counts
 from brainlib.segmenters import (
     MIDDLE,
@@ -25,11 +25,13 @@ from brainlib.segmenters import (
     describe_segmenter,
     get_segmenter_recipe,
     outline,
+    recorded_segmenters,
     score_outlines,
     score_segmenter,
     split_patients,
     split_slices,
     stratify,
+    summarize_runs,
     train_segmenter,
 )
 from brainlib.train import fit
@@ -457,3 +459,37 @@ def test_habits_of_the_course_change_all_but_the_network():
     assert changed not in ("", "-course") and len(changed) == 9
     with pytest.raises(DataError, match="habits='mine': choose from own, course"):
         get_segmenter_recipe("classic_unet", "mine")
+
+
+def recorded(run, seed, epochs=20, split="patient", dice=(0.5, 0.7)):
+    facts = {"name": "phantom", "fingerprint": "0", "split": split, "train": 1, "validation": 1, "test": 2}
+    metrics = {"dice_wt": (np.mean(dice), 0, 1)}
+    tables = {"patients": [{"dice_wt": d} for d in dice]}
+    model = "classic_unet"
+    return Record("14", run, model, "full", facts, {"epochs": epochs}, [seed], metrics, 1.0, tables=tables)
+
+
+def test_recorded_segmenters_are_grouped_by_protocol_habits_and_length(monkeypatch):
+    names = ("classic_unet-patient-10", "classic_unet-patient-2", "classic_unet-patient-0-3-epochs")
+    others = ("classic_unet-course-patient-0", "classic_unet-0a1b2c3d-patient-0")
+    runs = [recorded(names[0], 10), recorded(names[1], 2), recorded(names[2], 0, 3)]
+    runs += [recorded(name, 0) for name in others] + [recorded("classic_unet-study-0", 0, split="study")]
+    monkeypatch.setattr("brainlib.segmenters.load_records", lambda chapter: runs)
+    own = {key: [r.run for r in some] for key, some in recorded_segmenters("patient").items()}
+    assert own == {("classic_unet", 3): [names[2]], ("classic_unet", 20): [names[1], names[0]]}
+    assert [r.run for r in recorded_segmenters("patient", "course")["classic_unet", 20]] == [others[0]]
+    assert [*recorded_segmenters("study")] == [("classic_unet", 20)] and not recorded_segmenters("study", "course")
+    for wrong in ({"split": "grouped"}, {"split": "patient", "habits": "mine"}):
+        with pytest.raises(DataError, match="choose a split"):
+            recorded_segmenters(**wrong)
+
+
+def test_a_summary_names_its_seeds_and_has_the_interval_of_its_unit():
+    first, second = recorded("a", 0), recorded("b", 1, dice=(0.7, 0.9))
+    assert summarize_runs([], "dice_wt") == "not run yet"
+    assert summarize_runs([first], "dice_wt") == f"{bootstrap_mean([0.5, 0.7])}, 1 seed"
+    both = summarize_runs([first, second], "dice_wt")
+    assert both == f"{bootstrap_mean([[0.5, 0.7], [0.7, 0.9]])}, 2 seeds" and both.startswith("0.700 [")
+    pooled = [recorded(name, 0, split="study", dice=d) for name, d in (("a", (0.5, 0.7)), ("b", (0.7, 0.9)))]
+    assert summarize_runs(pooled[:1], "dice_wt") == "0.600, 1 seed"
+    assert summarize_runs(pooled, "dice_wt") == "0.700 (0.600 to 0.800), 2 seeds"
