@@ -21,7 +21,7 @@ from brainlib.evaluate import Predictions, predict, summarize
 from brainlib.files import DataError, data_root
 from brainlib.metrics import calibration_error, mean_confidence
 from brainlib.recipes import RECIPES, Recipe, get_recipe
-from brainlib.results import Record
+from brainlib.results import Record, load_records
 from brainlib.train import History, automatic_precision, fit, seed_everything
 
 CHAPTER = "08_comparing_classifiers"
@@ -253,6 +253,30 @@ def describe(trained: Trained, data: MRIDataset, profile: str = "full") -> Recor
         trained.seconds,
         tables=tables,
     )
+
+
+def recorded_classifiers(split: str | None = None) -> dict[tuple[str, str, int], list[Record]]:
+    """The recorded trainings by model, protocol and number of epochs; those of a group differ by seed alone.
+
+    Args:
+        split: one protocol; None for all. Trainings by a recipe of one's own are left out.
+
+    Raises:
+        DataError: no such protocol.
+    """
+    if split is not None and split not in PROTOCOLS:
+        raise DataError(f"split={split!r}: choose one of {', '.join(PROTOCOLS)}")
+    found: dict[tuple[str, str, int], list[Record]] = {}
+    for record in load_records(CHAPTER):
+        where = record.data["split"]
+        if split in (None, where) and record.run.startswith(f"{record.model}-{where}-"):
+            found.setdefault((record.model, where, record.settings["epochs"]), []).append(record)
+    return {key: sorted(found[key], key=lambda record: record.seeds) for key in sorted(found)}
+
+
+def is_usual(model: str, split: str, epochs: int) -> bool:
+    """Whether a training is as long as the course's under that protocol (`default_epochs`)."""
+    return epochs == default_epochs(get_recipe(model), split)
 
 
 def _shortened(value: Any) -> Any:
