@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from waves import golden_image, wave_weights
 
 from brainlib.models import CompactTransformer, VisionTransformer, count_multiply_adds, count_parameters
+from brainlib.models.attention import PostNormLayer, PreNormLayer
 
 SMALL = {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 3, "heads": 4, "mlp_dim": 24}
 COMPACT = {"image_size": 32, "widths": (8, 12, 16), "blocks": (0, 1, 2), "depth": 3, "heads": 2}
@@ -178,8 +179,16 @@ def test_bfloat16_gives_about_the_same(kind):
 # The compact transformer ----------------------------------------------------------------------------------------------
 
 
-def test_compact_transformer_is_small():
-    assert count_parameters(CompactTransformer()) <= 4_000_000
+def test_parameters_of_the_compact_transformer():
+    assert count_parameters(CompactTransformer()) == 2_253_477 <= 4_000_000
+
+
+def test_golden_output_of_the_compact_transformer():
+    with torch.inference_mode():
+        found = compact()(golden_image())[0]
+    # Computed in float64, by `compact_again`.
+    expected = torch.tensor([1.337938, -5.037727, 5.045100, -0.885708], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_maps_of_the_tokenizer():
@@ -298,3 +307,35 @@ def test_sizes_of_the_compact_transformer():
         CompactTransformer(widths=(4, 8), blocks=(1,))
     with pytest.raises(ValueError, match="heads=5 does not divide dim=8"):
         CompactTransformer(heads=5, widths=(4, 8), blocks=(0, 0))
+
+
+# Gradients against differences ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [PostNormLayer, PreNormLayer])
+def test_gradients_of_a_layer(layer):
+    net = layer(8, 2, 6, dropout=0.0).double()
+    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: net(x)[0], (x,))
+    by_weights(net, lambda: net(x.detach())[0])
+
+
+def test_gradients_of_the_vit():
+    net = VisionTransformer(image_size=8, patch_size=4, dim=8, depth=1, heads=2, mlp_dim=6, dropout=0.0).double()
+    x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    by_weights(net, lambda: net(x))
+
+
+def by_weights(net: nn.Module, forward) -> None:
+    """Central differences of a sum of squares along one random direction of all weights at once."""
+    weights = [p for p in net.parameters() if p.requires_grad]
+    along = [torch.randn_like(p) for p in weights]
+    gradients = torch.autograd.grad(forward().square().sum(), weights)
+    slope = sum((g * d).sum() for g, d in zip(gradients, along, strict=True))
+    ends, step = [], 1e-6
+    with torch.no_grad():
+        for sign in (1, -2):  # a step forward, then two back
+            for p, d in zip(weights, along, strict=True):
+                p.add_(d, alpha=sign * step)
+            ends.append(forward().square().sum())
+    torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-6)
