@@ -14,10 +14,19 @@ import brainlib.train
 from brainlib import experiments
 from brainlib.data import Augment, DataError
 from brainlib.evaluate import predict
-from brainlib.experiments import PROTOCOLS, Part, default_epochs, describe, split_parts, train_classifier
+from brainlib.experiments import (
+    PROTOCOLS,
+    Part,
+    default_epochs,
+    describe,
+    is_usual,
+    recorded_classifiers,
+    split_parts,
+    train_classifier,
+)
 from brainlib.metrics import accuracy, macro_f1
 from brainlib.recipes import RECIPES, get_recipe
-from brainlib.results import load_predictions, load_records, save_record
+from brainlib.results import Record, load_predictions, load_records, save_record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -400,3 +409,22 @@ def test_confidence_of_the_last_batch_is_the_studys(data, linear):
     tables = describe(trained, data).tables
     assert tables["train_score"] == pytest.approx(np.mean([history.train_score[-1] for history in histories]))
     assert tables["train_loss"] == pytest.approx(np.mean([history.train_loss[-1] for history in histories]))
+
+
+def recorded(run, seed, epochs, split="official"):
+    facts = {"name": "phantom", "fingerprint": "0", "split": split, "train": 1, "validation": 1, "test": 2}
+    return Record("08", run, "custom_cnn", "full", facts, {"epochs": epochs}, [seed], {}, 1.0)
+
+
+def test_recorded_classifiers_are_grouped_by_protocol_and_length(monkeypatch):
+    names = ("custom_cnn-official-10", "custom_cnn-official-2", "custom_cnn-official-0-40-epochs")
+    runs = [recorded(name, seed, n) for name, seed, n in zip(names, (10, 2, 0), (20, 20, 40), strict=True)]
+    runs += [recorded("custom_cnn-0a1b2c3d-official-0", 0, 20), recorded("custom_cnn-study-0", 0, 40, "study")]
+    monkeypatch.setattr("brainlib.experiments.load_records", lambda chapter: runs)
+    found = {key: [r.run for r in some] for key, some in recorded_classifiers().items()}
+    usual, longer, study = (("custom_cnn", *rest) for rest in (("official", 20), ("official", 40), ("study", 40)))
+    assert found == {usual: [names[1], names[0]], longer: [names[2]], study: ["custom_cnn-study-0"]}
+    assert [*recorded_classifiers("study")] == [study] and not recorded_classifiers("grouped")
+    assert [is_usual(*key) for key in (usual, longer, study)] == [True, False, True]
+    with pytest.raises(DataError, match="split='patient': choose one of study"):
+        recorded_classifiers("patient")
