@@ -13,11 +13,12 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import binomtest
 from torch import nn
 
-from brainlib.data.augment import to_input
+from brainlib.data.augment import repeat_channels
 from brainlib.distributed import Processes
 from brainlib.files import DataError
 from brainlib.metrics import accuracy, auroc, macro_f1, mean_confidence, recall
-from brainlib.train import Data
+from brainlib.modes import evaluating, exact_float32
+from brainlib.train import Data, prepare_batch
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -54,25 +55,23 @@ class Interval(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, data: Data, batch_size: int = 256, precision: str = "32-true") -> Predictions:
     """Class probabilities of every item, in evaluation mode; the model's mode and place are put back afterwards.
 
     Args:
+        data: its images are prepared as `brainlib.train.fit` does.
         precision: float32 unless told otherwise, so that a number does not depend on the hardware's short formats.
     """
-    was_training, home = model.training, next(model.parameters()).device
     fabric = Processes().fabric(precision)  # one process, whatever a cluster has started
-    wrapped = fabric.setup_module(model.eval())
     probabilities, labels = [], []
-    try:
-        for index in torch.arange(len(data)).split(batch_size):
-            images, targets = data.batch(index)
-            images = to_input(images.to(fabric.device), data.channels).contiguous(memory_format=torch.channels_last)
-            probabilities.append(wrapped(images).double().softmax(1).cpu())
-            labels.append(targets)
-    finally:
-        model.to(home).train(was_training)
+    with evaluating(model, fabric.device), exact_float32(precision):
+        wrapped = fabric.setup_module(model, move_to_device=False)
+        with torch.inference_mode():
+            for index in torch.arange(len(data)).split(batch_size):
+                images, targets = prepare_batch(data, index, fabric.device)
+                images = repeat_channels(images, data.channels).contiguous(memory_format=torch.channels_last)
+                probabilities.append(wrapped(images).cpu().double().softmax(1))
+                labels.append(targets.cpu())
     return Predictions(torch.cat(probabilities).numpy(), torch.cat(labels).numpy(), np.asarray(data.groups))
 
 

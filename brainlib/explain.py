@@ -9,10 +9,9 @@ For teaching and research, not a medical device.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 
 from brainlib.evaluate import Interval, Predictions, bootstrap
 from brainlib.files import DataError
+from brainlib.modes import evaluating
 
 Targets = torch.Tensor | np.ndarray | Sequence[int] | int
 
@@ -67,7 +67,7 @@ def occlusion(
     places = list(product(_starts(height, window, stride), _starts(width, window, stride)))
     fill = torch.as_tensor(fill, dtype=images.dtype, device=images.device).expand_as(images)
     maps = []
-    with _evaluation(model):
+    with evaluating(model):
         for x, y, cover in zip(*(t.split(batch_size) for t in (images, targets, fill)), strict=True):
             whole = _logits(model, x, y)
             total, count = x.new_zeros(len(x), height, width), x.new_zeros(height, width)
@@ -124,7 +124,7 @@ def grad_cam(
     handle = module.register_forward_hook(lambda _, __, output: kept.append(output))
     maps = []
     try:
-        with _evaluation(model), torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             for x, y in zip(images.split(batch_size), targets.split(batch_size), strict=True):
                 kept.clear()
                 score = _logits(model, x.detach().requires_grad_(), y).sum()
@@ -165,7 +165,7 @@ def receptive_centers(model: nn.Module, layer: str, image: torch.Tensor) -> tupl
 
     handles = [m.register_forward_hook(see) for m in {*model.modules()} if isinstance(m, kinds) or m is last]
     try:
-        with _evaluation(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(image)
     finally:
         for handle in handles:
@@ -224,7 +224,7 @@ def integrated_gradients(
     images, targets = _check(images, targets)
     baselines = torch.as_tensor(baselines, dtype=images.dtype, device=images.device).expand_as(images)
     maps = []
-    with _evaluation(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         method = IntegratedGradients(model)
         for x, y, b in zip(*(t.split(batch_size) for t in (images, targets, baselines)), strict=True):
             found = method.attribute(
@@ -405,18 +405,6 @@ def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 # ---- helpers
-
-
-@contextlib.contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _check(images: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:

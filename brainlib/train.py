@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ from brainlib.data.augment_masks import SegmentationAugment
 from brainlib.data.splits import check_split
 from brainlib.distributed import Processes, synchronized_batch_norm
 from brainlib.files import DataError, remove_leftovers, write_tensors
+from brainlib.modes import exact_float32, on_device
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on stderr, at every fit
 
@@ -119,7 +121,10 @@ def fit(
 
     Every random choice of epoch ``e`` (order, augmentation, dropout) follows from ``(seed, e)`` alone. So a run that
     was killed and is started again with the same ``checkpoint`` loses the epoch it was in, and ends with the same
-    weights as one that was never killed.
+    weights as one that was never killed: bit for bit on the CPU; a GPU may add the same numbers in another order.
+
+    Training takes place on a GPU of CUDA where there is one. Afterwards model, loss and optimizer are back where the
+    model was, also when an exception ends the training.
 
     Where torchrun or srun has started several processes, each trains on its share of every batch, on a device of its
     own. ``batch_size`` is still that of the whole batch, all processes draw the same order and augmentation, and
@@ -134,7 +139,8 @@ def fit(
         train, validation: data sets with uint8 batches. Without validation the last epoch is kept.
         optimizer: made over ``model.parameters()``.
         loss: of (outputs, targets); a mean over the items of the batch. Another kind of mean, such as one weighted by
-            class, is taken over each process's share where there are several.
+            class, is taken over each process's share where there are several. The tensors of a module, such as weights
+            of classes, go to the device of the training.
         scheduler: stepped after each epoch.
         checkpoint: a ``.safetensors`` file, written after each epoch and read if it exists. A finished run is loaded
             and not trained again; a larger ``epochs`` goes on from it. It belongs to one number of processes.
@@ -145,7 +151,8 @@ def fit(
             the model, ``"last"`` those of the last epoch.
         overlap: ``"refuse"`` raises when training and validation share a group; ``"allow"`` is for reproducing a
             leaking protocol.
-        precision: ``"auto"``, ``"bf16-mixed"`` or ``"32-true"``. Weights are float32 in all of them.
+        precision: ``"auto"``, ``"bf16-mixed"`` or ``"32-true"`` (without the TF32 of newer GPUs). Weights are float32
+            in all of them.
         progress: show a bar that leaves one line.
         label: stands before the bar.
 
@@ -160,7 +167,8 @@ def fit(
     if validation is not None and overlap == "refuse":
         check_split({"training": train.groups, "validation": validation.groups})
     processes = Processes.current()
-    fabric = processes.fabric(automatic_precision() if precision == "auto" else precision)
+    precision = automatic_precision() if precision == "auto" else precision
+    fabric = processes.fabric(precision)
     settings = {
         "model": type(model).__name__,
         "train": train.fingerprint,
@@ -175,7 +183,11 @@ def fit(
     }
     if processes.size > 1:
         settings["processes"] = processes.size
-    with synchronized_batch_norm(model, processes, fabric.device):
+    with (
+        exact_float32(precision),
+        _trained_on(fabric.device, model, loss, optimizer),
+        synchronized_batch_norm(model, processes, fabric.device),
+    ):
         model.to(memory_format=torch.channels_last)
         wrapped, fast_optimizer = fabric.setup(model, optimizer)
         history = History()
@@ -203,7 +215,7 @@ def fit(
             for batch in order.split(batch_size):
                 share = processes.share(len(batch))
                 index = batch[share.part]
-                images, targets = _prepare(train, index, fabric.device)
+                images, targets = prepare_batch(train, index, fabric.device)
                 if isinstance(augment, SegmentationAugment):
                     draw = augment.draw(len(batch), generator)[:, share.part]
                     images, targets = augment(images, targets, draw=draw)
@@ -255,6 +267,31 @@ def fit(
     return history
 
 
+@contextlib.contextmanager
+def _trained_on(device: torch.device, model: nn.Module, loss: Loss, optimizer: Optimizer) -> Iterator[None]:
+    """Model, loss and optimizer on ``device``; afterwards back where the model and the loss were."""
+    try:
+        with (
+            on_device(model, device),
+            on_device(loss, device) if isinstance(loss, nn.Module) else contextlib.nullcontext(),
+        ):
+            _follow(optimizer)
+            yield
+    finally:
+        _follow(optimizer)
+
+
+def _follow(optimizer: Optimizer) -> None:
+    """Bring an optimizer's tensors to the devices of their weights, where those have moved."""
+    if any(
+        isinstance(value, torch.Tensor) and value.shape == weight.shape and value.device != weight.device
+        for weight, state in optimizer.state.items()
+        for value in state.values()
+    ):
+        # Loading knows which numbers belong beside the weights and which stay on the CPU.
+        optimizer.load_state_dict(optimizer.state_dict())
+
+
 @torch.inference_mode()
 def _validate(
     model: nn.Module,
@@ -270,7 +307,7 @@ def _validate(
     for batch in torch.arange(len(data)).split(2 * batch_size):
         share = processes.share(len(batch))
         index = batch[share.part]
-        images, targets = _prepare(data, index, device)
+        images, targets = prepare_batch(data, index, device)
         images = repeat_channels(images, data.channels).contiguous(memory_format=torch.channels_last)
         outputs = model(images)
         total += torch.stack([loss(outputs, targets) * len(index), score(outputs, targets).sum()]) / share.copies
@@ -286,8 +323,8 @@ def _to_device(data: Data, index: torch.Tensor, device: torch.device) -> tuple[t
     return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
-def _prepare(data: Data, index: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch on the device, images as float."""
+def prepare_batch(data: Data, index: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch on the device: float images and targets, by the data set's own ``prepare`` if it has one."""
     images, targets = _to_device(data, index, device)
     prepare = getattr(data, "prepare", None)
     return (to_input(images), targets) if prepare is None else prepare(images, targets, index)
