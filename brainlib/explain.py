@@ -21,6 +21,7 @@ from scipy.stats import rankdata
 from torch import nn
 from torch.nn import functional as F
 
+from brainlib.data.mri import bright_region
 from brainlib.evaluate import Interval, Predictions, bootstrap
 from brainlib.files import DataError
 from brainlib.modes import evaluating
@@ -108,7 +109,8 @@ def grad_cam(
         layer: name of a module, as ``model.named_modules()`` gives it, whose output is ``(B, K, h, w)``.
         place: where the numbers of the small map go. ``"centers"`` puts each on the center of what it sees (see
             `receptive_centers`), with linear interpolation between them. ``"stretch"`` pulls the map over the whole
-            image, as most implementations do: the same for layers that pad, and misplaced for those that do not.
+            image, as most implementations do: right only where the first center lies half a step from the edge, at
+            ``(step - 1) / 2``. Layers that do not pad lie further in, strided convolutions that pad further out.
 
     Returns:
         ``(B, H, W)``, not negative; zero everywhere if no map speaks for the class.
@@ -234,7 +236,7 @@ def integrated_gradients(
     return torch.cat(maps)
 
 
-def attention_rollout(attentions: Sequence[torch.Tensor], size: int | None = None) -> torch.Tensor:
+def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
     """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928): from which places did the answer's token collect?
 
     Heads are averaged, half of the identity is mixed in for the residual connection, and layers are multiplied.
@@ -244,10 +246,11 @@ def attention_rollout(attentions: Sequence[torch.Tensor], size: int | None = Non
         attentions: weights of each layer, ``(B, heads, N, N)``, from first to last, as the course's transformers return
             them. The answer is read from a class token (token 0, if N is a square plus one) or, where the last entry
             is ``(B, 1, 1, N)``, from that pooling.
-        size: side of the result, by linear interpolation; without it one number for each token.
 
     Returns:
-        ``(B, side, side)``. Without ``size``, and with pooling, the numbers of an image sum to 1.
+        ``(B, side, side)``, one number for each token; with pooling, those of an image sum to 1. `place_map` lays them
+        on the image: the tokens of `CompactTransformer` look where ``receptive_centers(model, "tokenizer", image)``
+        says, patches of p pixels start at ``(p - 1) / 2`` in steps of p.
 
     Raises:
         DataError: tokens that form no square, or an answer that is read from neither.
@@ -268,10 +271,7 @@ def attention_rollout(attentions: Sequence[torch.Tensor], size: int | None = Non
     for weights in layers:
         flow = 0.5 * (weights.mean(1) + identity) @ flow  # rows sum to 1, and so does each product
     row = (last.mean(1) @ flow)[:, 0] if pooled else flow[:, 0, 1:]  # (B, side * side)
-    row = row.reshape(-1, side, side).detach()
-    if size is None:
-        return row
-    return F.interpolate(row[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+    return row.reshape(-1, side, side).detach()
 
 
 # ---- scores
@@ -334,9 +334,8 @@ def head_masks(images: np.ndarray, threshold: int = 20) -> np.ndarray:
     """
     heads = np.empty(images.shape, bool)
     for head, image in zip(heads, images, strict=True):
-        regions, count = ndimage.label(ndimage.uniform_filter(image, size=5) > threshold)
-        largest = 1 + np.argmax(np.bincount(regions.ravel())[1:]) if count else 0
-        head[:] = ndimage.binary_fill_holes(regions == largest)
+        region = bright_region(image, threshold)
+        head[:] = True if region is None else ndimage.binary_fill_holes(region)
     return heads
 
 
@@ -370,7 +369,8 @@ def randomize_layers(model: nn.Module, layers: Sequence[str] | int, seed: int = 
     """A copy of a model some of whose layers have forgotten what they learned (Adebayo et al. 2018, arXiv 1810.03292).
 
     Weights are drawn anew by PyTorch's law for each layer; those of BatchNorm, and its running averages, go back to
-    their start. If a saliency map survives this, it does not show what the model has learned.
+    their start; positions and class token of a transformer, the layer named ``""``, are drawn as when it was made. If
+    a saliency map survives this, it does not show what the model has learned.
 
     Args:
         layers: names, or a number: that many of `weighted_layers` from the output on, as in the cascade of the paper.
