@@ -28,7 +28,7 @@ from brainlib.files import DataError, data_root
 from brainlib.losses import BCE, BatchDice, DeepSupervision, DiceBCE, SoftDice
 from brainlib.models import count_parameters
 from brainlib.modes import evaluating, exact_float32
-from brainlib.recipes import BaseRecipe, warm_cosine
+from brainlib.recipes import BaseRecipe, WarmCosine
 from brainlib.results import Record, load_records
 from brainlib.segmentation import PIXEL_METRICS, WORST_DISTANCE, Counts, label_map, score_volume, slice_dice
 from brainlib.train import History, automatic_precision, fit, prepare_batch, seed_everything
@@ -104,7 +104,7 @@ class SegmenterRecipe(BaseRecipe):
         epochs = epochs or self.epochs
         if self.schedule == "decay":
             return ExponentialLR(optimizer, 0.9 ** (self.epochs / epochs))
-        return LambdaLR(optimizer, lambda epoch: warm_cosine(epoch, epochs))
+        return LambdaLR(optimizer, WarmCosine(epochs))
 
     def make_data(self, slices: BraTSSlices, training: bool = False) -> SegmentationData:
         """The slices as the model takes them; while ``training`` with the recipe's draws."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +38,8 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+#: Settings that older checkpoints do not name; they pass for equal there.
+LATER_SETTINGS = {"layers", "score", "loss's settings"}
 ADVICE = "delete it to start anew, or choose another checkpoint file"
 
 
@@ -171,11 +176,14 @@ def fit(
     fabric = processes.fabric(precision)
     settings = {
         "model": type(model).__name__,
+        "layers": _digest(_without_addresses(repr(model)).encode()),
         "train": train.fingerprint,
         "validation": validation.fingerprint if validation is not None else None,
         "optimizer": _describe(optimizer),
         "scheduler": type(scheduler).__name__ if scheduler is not None else None,
         "loss": _describe_loss(loss),
+        "loss's settings": _loss_settings(loss),
+        "score": _name(score),
         "batch_size": batch_size,
         "seed": seed,
         "augment": repr(augment),
@@ -363,9 +371,41 @@ def _describe(optimizer: Optimizer) -> str:
 def _describe_loss(loss: Loss) -> str:
     """The name of a function; class and settings of a module that shows them, so that no other loss passes for it."""
     if not isinstance(loss, nn.Module):
-        return getattr(loss, "__name__", type(loss).__name__)
+        return _name(loss)
     shown = " ".join(repr(loss).split())
     return shown.removesuffix("()")
+
+
+def _loss_settings(loss: Loss) -> str:
+    """What the name of a loss does not tell: label smoothing, weights of classes and the like."""
+    if isinstance(loss, partial):
+        return _without_addresses(repr((loss.func, loss.args, sorted(loss.keywords.items()))))
+    if not isinstance(loss, nn.Module):
+        return ""
+    plain = [
+        f"{path}.{name}={value}".lstrip(".")
+        for path, module in loss.named_modules()
+        for name, value in sorted(vars(module).items())
+        if name != "training" and not name.startswith("_") and isinstance(value, (bool, int, float, str))
+    ]
+    tensors = [
+        f"{name}={_digest(tensor.detach().float().cpu().contiguous().numpy().tobytes())}"
+        for name, tensor in loss.state_dict().items()
+    ]
+    return ", ".join(plain + tensors)
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _without_addresses(text: str) -> str:
+    """The text without places in memory, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 # A checkpoint is one safetensors file: tensors under model/, best/ and optimizer/, all the rest as JSON in its header.
@@ -417,7 +457,10 @@ def _load_checkpoint(
         raise DataError(f"{path} is not a checkpoint of brainlib, or it is damaged ({error}): {ADVICE}") from error
     schedule = scheduler.state_dict() if scheduler is not None else None
     wanted = {"processes": 1, **settings, **_chosen(schedule)}
-    different = [k for k in wanted if found.get(k) != wanted[k]]
+    known = {k: v for k, v in wanted.items() if k in found or k not in LATER_SETTINGS}
+    # Schedules by a plain function left no settings; those of the course are objects by now.
+    old = [k for k, v in found.items() if k == "scheduler's lr_lambdas" and not any(v)]
+    different = [k for k in known if k not in old and found.get(k) != wanted[k]]
     if different:
         changes = ", ".join(f"{k} was {found.get(k)}, now {wanted[k]}" for k in different)
         raise DataError(f"{path} belongs to another run ({changes}): {ADVICE}")
