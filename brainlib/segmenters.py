@@ -29,7 +29,7 @@ from brainlib.losses import BCE, BatchDice, DeepSupervision, DiceBCE, SoftDice
 from brainlib.models import count_parameters
 from brainlib.modes import evaluating, exact_float32
 from brainlib.recipes import BaseRecipe, WarmCosine
-from brainlib.results import Record, load_records
+from brainlib.results import Record, load_records, peak_memory_bytes, reset_peak_memory
 from brainlib.segmentation import PIXEL_METRICS, WORST_DISTANCE, Counts, label_map, score_volume, slice_dice
 from brainlib.train import History, automatic_precision, fit, prepare_batch, seed_everything
 
@@ -272,6 +272,7 @@ class TrainedSegmenter:
     Attributes:
         patients: ids of those learned from, chosen with and tested on; all three alike under the study's protocol.
         test: the slices that are tested: middle slices of all patients (study), whole volumes (patient).
+        peak_memory_bytes: see `Record`.
     """
 
     recipe: SegmenterRecipe
@@ -283,6 +284,7 @@ class TrainedSegmenter:
     patients: tuple[tuple[str, ...], ...]
     train: SegmentationData
     test: SegmentationData
+    peak_memory_bytes: int = field(default_factory=peak_memory_bytes)
 
     @property
     def seconds(self) -> float:
@@ -330,6 +332,7 @@ def train_segmenter(
             raise DataError(f"{min(tested)} would be learned from, or chosen with, and tested: keep the parts apart")
     else:
         raise DataError(f"split={split!r}: choose one of {', '.join(PROTOCOLS)}")
+    reset_peak_memory()
     seed_everything(seed)
     network = recipe.make_model()
     optimizer = recipe.make_optimizer(network)
@@ -540,7 +543,17 @@ def describe_segmenter(trained: TrainedSegmenter, scores: SegmenterScores, profi
     if trained.epochs != recipe.epochs:
         run += f"-{trained.epochs}-epochs"
     return Record(
-        CHAPTER, run, recipe.model, profile, facts, settings, [trained.seed], metrics, trained.seconds, tables=tables
+        CHAPTER,
+        run,
+        recipe.model,
+        profile,
+        facts,
+        settings,
+        [trained.seed],
+        metrics,
+        trained.seconds,
+        peak_memory_bytes=trained.peak_memory_bytes,
+        tables=tables,
     )
 
 

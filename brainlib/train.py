@@ -91,7 +91,7 @@ def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def automatic_precision() -> str:
     """``"bf16-mixed"`` where the hardware computes in bfloat16, else ``"32-true"`` (names of Lightning Fabric)."""
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
 
