@@ -140,7 +140,7 @@ def compare(
     """
     a, b = _as_runs(first), _as_runs(second)
     if len(a) != len(b):
-        raise DataError(f"compare() needs as many seeds on both sides, not {len(a)} and {len(b)}")
+        raise DataError(f"compare() needs the same number of seeds on both sides, not {len(a)} and {len(b)}")
     _as_runs([a[0], b[0]])
 
     def difference(s: int, items: np.ndarray | slice) -> float:
