@@ -117,23 +117,59 @@ def chapter_arguments(
     return found
 
 
-def train_arguments(models: Sequence[str], splits: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
-    """Arguments of the brainlib command: every model with every split and seed.
+def plan_trainings(
+    words: Sequence[str], splits: Sequence[str] | None = None, habits: str = "own"
+) -> tuple[list[str], list[str], bool]:
+    """What the words after ``brainlib train`` and ``brainlib submit --train`` mean: models, splits, and of which kind.
+
+    Args:
+        words: models; ``"all"`` stands for every classifier, ``"segmenters"`` for every segmenter.
+        splits: of that kind; None for its usual one.
+        habits: other than ``"own"`` for segmenters only.
+
+    Returns:
+        The models, the splits, and whether the models are segmenters.
 
     Raises:
-        DataError: a model without a recipe, or an unknown split.
+        DataError: a model without a recipe, classifiers and segmenters together, or an unknown split.
     """
-    from brainlib.experiments import PROTOCOLS
-    from brainlib.recipes import RECIPES, get_recipe
+    from brainlib import experiments, segmenters
+    from brainlib.recipes import RECIPES
 
-    models = list(RECIPES) if list(models) == ["all"] else models
-    for model in models:
-        get_recipe(model)
-    for split in splits:
-        if split not in PROTOCOLS:
-            raise DataError(f"--split {split}: choose from {', '.join(PROTOCOLS)}")
+    outliners = segmenters.SEGMENTER_RECIPES
+    groups = {"all": list(RECIPES), "segmenters": list(outliners)}
+    models = [name for word in words for name in groups.get(word, [word])]
+    for name in models:
+        if name not in RECIPES and name not in outliners:
+            raise DataError(
+                f"there is no recipe for {name!r}; there are recipes for the classifiers {', '.join(RECIPES)} (all of "
+                f"them: all) and for the segmenters {', '.join(outliners)} (all of them: segmenters)"
+            )
+    kinds = {name in outliners for name in models}
+    if len(kinds) > 1:
+        raise DataError("train classifiers and segmenters with two commands: their data and splits differ")
+    segment = kinds == {True}
+    if habits != "own" and not segment:
+        raise DataError(f"--habits {habits}: only segmenters have a choice of habits")
+    known, usual = (segmenters.PROTOCOLS, "patient") if segment else (experiments.PROTOCOLS, "official")
+    for split in splits or []:
+        if split not in known:
+            raise DataError(f"--split {split}: choose from {', '.join(known)}")
+    return models, list(splits or [usual]), segment
+
+
+def train_arguments(
+    words: Sequence[str],
+    splits: Sequence[str] | None,
+    seeds: Sequence[int],
+    habits: str = "own",
+    weights: bool = False,
+) -> list[list[str]]:
+    """Arguments of the brainlib command: every model with every split and seed, see `plan_trainings`."""
+    models, splits, _ = plan_trainings(words, splits, habits)
+    more = (["--habits", habits] if habits != "own" else []) + (["--weights"] if weights else [])
     combinations = itertools.product(models, splits, seeds or [0])
-    return [["train", model, "--split", split, "--seed", str(seed)] for model, split, seed in combinations]
+    return [["train", model, "--split", split, "--seed", str(seed), *more] for model, split, seed in combinations]
 
 
 def submit(tasks: Sequence[Task], resources: Resources, folder: Path, name: str) -> list[str]:
@@ -183,9 +219,11 @@ def add_parser(commands: Any) -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--chapters", nargs="+", metavar="CHAPTER", help="such as 05 or 05_custom_cnn")
-    what.add_argument("--train", nargs="+", metavar="MODEL", help="names for 'brainlib train'")
+    what.add_argument("--train", nargs="+", metavar="MODEL", help="names for 'brainlib train', or all, or segmenters")
     parser.add_argument("--profile", choices=("demo", "full"), help="of chapters (default: full)")
-    parser.add_argument("--split", nargs="+", metavar="SPLIT", help="of trainings (default: official)")
+    parser.add_argument("--split", nargs="+", metavar="SPLIT", help="of trainings (default: official, or patient)")
+    parser.add_argument("--habits", choices=("own", "course"), default="own", help="of segmenters (default: own)")
+    parser.add_argument("--weights", action="store_true", help="of trainings: save the weights too")
     parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="SEED", help="one task for each")
     parser.add_argument("--partition", metavar="NAME", help="where to run (default: the cluster's)")
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="a task; a training takes all (default: 0)")
@@ -227,6 +265,8 @@ def plan(options: argparse.Namespace, root: Path) -> tuple[list[Task], Resources
     """
     if options.chapters and options.split:
         raise DataError("--split belongs to --train; chapters have their own splits")
+    if options.chapters and (options.habits != "own" or options.weights):
+        raise DataError("--habits and --weights belong to --train")
     if options.train and options.profile:
         raise DataError("--profile belongs to --chapters; trainings use the real data")
     if options.chapters and options.gpus > 1:
@@ -236,7 +276,7 @@ def plan(options: argparse.Namespace, root: Path) -> tuple[list[Task], Resources
     if options.chapters:
         arguments = chapter_arguments(options.chapters, options.seeds, options.profile or "full", root)
     else:
-        arguments = train_arguments(options.train, options.split or ["official"], options.seeds)
+        arguments = train_arguments(options.train, options.split, options.seeds, options.habits, options.weights)
     if len({tuple(a) for a in arguments}) < len(arguments):
         raise DataError("the same chapter or training twice: two tasks would write the same files")
     processes = max(1, options.gpus)

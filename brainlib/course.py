@@ -17,7 +17,11 @@ from typing import Any
 
 import brainlib
 from brainlib import cluster
+from brainlib.cluster import plan_trainings
 from brainlib.files import DataError, data_root
+
+#: What `brainlib weights NAME` shows of a record, as far as it has them.
+MAIN_METRICS = ("accuracy", "macro_f1", "auroc", "dice_wt", "dice_tc", "dice_et", "dice_mean")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,9 +160,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     weights = commands.add_parser(
         "weights",
-        help="list trained models",
-        description="List the recorded models. Load one with brainlib.results.load_model(NAME).",
+        help="list trained models, or describe one",
+        description="List the recorded models; with NAME load one, and say what it is and what its record says of it. "
+        "In Python: brainlib.results.load_model(NAME).",
     )
+    weights.add_argument("name", nargs="?", metavar="NAME", help="such as 05_custom_cnn/official (default: list all)")
     weights.set_defaults(action=weights_command)
 
     bench = commands.add_parser("bench", help="measure speed", description="Run the scripts in benchmarks/.")
@@ -262,32 +268,18 @@ def data_command(options: argparse.Namespace) -> int:
 
 def train_command(options: argparse.Namespace) -> int:
     """``brainlib train``"""
-    from brainlib.recipes import RECIPES, get_recipe
-    from brainlib.segmenters import SEGMENTER_RECIPES
-
     if options.epochs is not None and options.epochs < 1:
         raise DataError(f"--epochs {options.epochs}: it must be 1 or more")
-    groups = {"all": list(RECIPES), "segmenters": list(SEGMENTER_RECIPES)}
-    models = [name for word in options.models for name in groups.get(word, [word])]
-    outliners = [name for name in models if name in SEGMENTER_RECIPES]
-    if not outliners:
-        for name in models:
-            get_recipe(name)
-        if options.habits != "own":
-            raise DataError(f"--habits {options.habits}: only segmenters have a choice of habits")
-        return train_classifiers(models, options)
-    if len(outliners) < len(models):
-        raise DataError("train classifiers and segmenters with two commands: their data and splits differ")
-    return train_segmenters(models, options)
+    models, splits, segmenters = plan_trainings(options.models, options.split, options.habits)
+    return (train_segmenters if segmenters else train_classifiers)(models, splits, options)
 
 
-def train_classifiers(models: Sequence[str], options: argparse.Namespace) -> int:
+def train_classifiers(models: Sequence[str], splits: Sequence[str], options: argparse.Namespace) -> int:
     from brainlib.data import load_mri
     from brainlib.distributed import is_main_process
-    from brainlib.experiments import PROTOCOLS, checkpoint_folder, describe, train_classifier
+    from brainlib.experiments import checkpoint_folder, describe, train_classifier
     from brainlib.results import save_record
 
-    splits = check_splits(options.split or ["official"], PROTOCOLS)
     main = is_main_process()  # of several under torchrun, one writes and speaks
     data = load_mri(options.root, progress=main)
     for name, split, seed in itertools.product(models, splits, options.seed):
@@ -302,12 +294,11 @@ def train_classifiers(models: Sequence[str], options: argparse.Namespace) -> int
     return 0
 
 
-def train_segmenters(models: Sequence[str], options: argparse.Namespace) -> int:
+def train_segmenters(models: Sequence[str], splits: Sequence[str], options: argparse.Namespace) -> int:
     from brainlib.data import load_brats
     from brainlib.distributed import is_main_process
     from brainlib.results import save_record
     from brainlib.segmenters import (
-        PROTOCOLS,
         describe_segmenter,
         get_segmenter_recipe,
         score_segmenter,
@@ -315,7 +306,6 @@ def train_segmenters(models: Sequence[str], options: argparse.Namespace) -> int:
         train_segmenter,
     )
 
-    splits = check_splits(options.split or ["patient"], PROTOCOLS)
     main = is_main_process()
     dataset = load_brats(options.root, progress=main)
     for name, split, seed in itertools.product(models, splits, options.seed):
@@ -332,25 +322,35 @@ def train_segmenters(models: Sequence[str], options: argparse.Namespace) -> int:
     return 0
 
 
-def check_splits(splits: Sequence[str], known: Sequence[str]) -> Sequence[str]:
-    """The splits, if all are known."""
-    for split in splits:
-        if split not in known:
-            raise DataError(f"--split {split}: choose from {', '.join(known)}")
-    return splits
-
-
 def weights_command(options: argparse.Namespace) -> int:
     """``brainlib weights``"""
-    from brainlib.results import list_weights, load_records
+    from brainlib.results import find_record, list_weights
 
+    if options.name is not None:
+        return describe_weights(options.name)
     names = list_weights()
     for name in names:
-        chapter, run = name.rsplit("/", 1)
-        record = next((r for r in load_records(chapter, profile=None) if r.run == run), None)
+        record = find_record(name)
         about = f"{record.model}, {record.profile} profile, {record.data['name']}" if record else "no record beside it"
         print(f"{name}: {about}")
     print(f"{len(names) or 'no'} recorded models")
+    return 0
+
+
+def describe_weights(name: str) -> int:
+    """What is known of one recorded model, which is loaded for it."""
+    from brainlib.models import count_parameters
+    from brainlib.results import find_record, load_model, weights_file
+
+    path = weights_file(name)
+    model, record = load_model(name), find_record(name)
+    main = [metric for metric in MAIN_METRICS if metric in record.metrics] or list(record.metrics)[:3]
+    print(f"{name}: {record.model}, {count_parameters(model):,} parameters, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"  {path}")
+    print(f"  {record.profile} profile, {record.data['name']}, split {record.data['split']}, seeds {record.seeds}")
+    for metric in main:
+        print(f"  {metric}: {record.metrics[metric]}")
+    print("For teaching and research, not a medical device.")
     return 0
 
 

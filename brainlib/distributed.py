@@ -77,18 +77,27 @@ class Processes:
         return found if found.size > 1 else cls()
 
     def fabric(self, precision: str) -> Fabric:
-        """Lightning Fabric on the device of this process, joined with the others by DistributedDataParallel."""
+        """Lightning Fabric on the device of this process, joined with the others by DistributedDataParallel.
+
+        The device is a GPU of CUDA, or the CPU. One process alone takes the current GPU (`torch.cuda.set_device`),
+        which under DistributedDataParallel is the one that it trains on.
+
+        Raises:
+            DataError: srun has started the processes in a way that Lightning Fabric does not take.
+        """
+        cuda = torch.cuda.is_available()
+        # Named, since Fabric's own choice would be Apple's GPU where there is one, which knows no float64.
+        options: dict[str, Any] = {"accelerator": "cuda" if cuda else "cpu", "precision": precision}
         if self.size == 1:
             # Named, so that Fabric does not look for several processes in the variables of a cluster.
-            return Fabric(devices=1, precision=precision, plugins=[LightningEnvironment()])
-        environment = TorchElasticEnvironment() if self.launcher == "torchrun" else SLURMEnvironment()
-        fabric = Fabric(
-            strategy="ddp",
-            devices=self.size // self.nodes,
-            num_nodes=self.nodes,
-            precision=precision,
-            plugins=[environment],
-        )
+            environment = LightningEnvironment()
+            return Fabric(devices=[torch.cuda.current_device()] if cuda else 1, plugins=[environment], **options)
+        devices, environment = self.size // self.nodes, TorchElasticEnvironment()
+        if self.launcher == "srun":
+            alone = cuda and torch.cuda.device_count() == 1
+            environment = _slurm_environment(alone)
+            devices = 1 if alone else devices
+        fabric = Fabric(strategy="ddp", devices=devices, num_nodes=self.nodes, plugins=[environment], **options)
         fabric.launch()  # joins the processes that are there; it starts none
         return fabric
 
@@ -150,6 +159,24 @@ class Processes:
         if self.size > 1:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
+
+
+class _OneDeviceEach(SLURMEnvironment):
+    """A cluster where each process sees a single GPU, its own: it has number 0 in all of them."""
+
+    def local_rank(self) -> int:
+        return 0
+
+
+def _slurm_environment(alone: bool) -> SLURMEnvironment:
+    """What srun has started, for Fabric; ``alone`` where each process sees one GPU, as with --gpus-per-task=1."""
+    try:
+        return _OneDeviceEach() if alone else SLURMEnvironment()
+    except RuntimeError as error:
+        raise DataError(
+            "srun was given --ntasks (-n) alone: say with --ntasks-per-node (and --nodes) how many processes each "
+            "machine runs"
+        ) from error
 
 
 @contextlib.contextmanager

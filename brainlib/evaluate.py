@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,11 +13,12 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import binomtest
 from torch import nn
 
-from brainlib.data.augment import to_input
+from brainlib.data.augment import repeat_channels
 from brainlib.distributed import Processes
 from brainlib.files import DataError
 from brainlib.metrics import accuracy, auroc, macro_f1, mean_confidence, recall
-from brainlib.train import Data
+from brainlib.modes import evaluating, exact_float32
+from brainlib.train import Data, prepare_batch
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -54,25 +55,23 @@ class Interval(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, data: Data, batch_size: int = 256, precision: str = "32-true") -> Predictions:
     """Class probabilities of every item, in evaluation mode; the model's mode and place are put back afterwards.
 
     Args:
+        data: its images are prepared as `brainlib.train.fit` does.
         precision: float32 unless told otherwise, so that a number does not depend on the hardware's short formats.
     """
-    was_training, home = model.training, next(model.parameters()).device
     fabric = Processes().fabric(precision)  # one process, whatever a cluster has started
-    wrapped = fabric.setup_module(model.eval())
     probabilities, labels = [], []
-    try:
-        for index in torch.arange(len(data)).split(batch_size):
-            images, targets = data.batch(index)
-            images = to_input(images.to(fabric.device), data.channels).contiguous(memory_format=torch.channels_last)
-            probabilities.append(wrapped(images).double().softmax(1).cpu())
-            labels.append(targets)
-    finally:
-        model.to(home).train(was_training)
+    with evaluating(model, fabric.device), exact_float32(precision):
+        wrapped = fabric.setup_module(model, move_to_device=False)
+        with torch.inference_mode():
+            for index in torch.arange(len(data)).split(batch_size):
+                images, targets = prepare_batch(data, index, fabric.device)
+                images = repeat_channels(images, data.channels).contiguous(memory_format=torch.channels_last)
+                probabilities.append(wrapped(images).cpu().double().softmax(1))
+                labels.append(targets.cpu())
     return Predictions(torch.cat(probabilities).numpy(), torch.cat(labels).numpy(), np.asarray(data.groups))
 
 
@@ -88,7 +87,9 @@ def bootstrap(
 
     Groups (patients), not slices, are drawn with replacement: slices of one patient resemble each other, and counting
     them as independent makes an interval too narrow. Given the predictions of several seeds, the value is the mean of
-    the seeds' values, and each sample draws seeds as well as groups.
+    the seeds' values, and each sample draws seeds as well as groups. With S seeds such draws hold (S - 1) / S of the
+    variance between seeds, so of two or three seeds the interval is too narrow; with one seed it is about the test set
+    alone, and says nothing of what another seed would give.
 
     Args:
         metric: of (probabilities, labels), a single number.
@@ -97,13 +98,27 @@ def bootstrap(
     Raises:
         DataError: no predictions, or runs that are not of the same items.
     """
+    return _bootstrap({"": metric}, predictions, samples, level, seed)[""]
+
+
+def _bootstrap(
+    metrics: Mapping[str, Metric],
+    predictions: Predictions | Sequence[Predictions],
+    samples: int,
+    level: float,
+    seed: int,
+) -> dict[str, Interval]:
+    """As `bootstrap`, several metrics on the same draws."""
     runs = _as_runs(predictions)
-    value = float(np.mean([metric(run.probabilities, run.labels) for run in runs]))
-    drawn = [
-        np.mean([metric(runs[s].probabilities[items], runs[s].labels[items]) for s in seeds])
-        for items, seeds in _resample(runs, samples, seed)
-    ]
-    return _interval(value, drawn, level)
+    drawn: dict[str, list[float]] = {name: [] for name in metrics}
+    for items, seeds in _resample(runs, samples, seed):
+        parts = [(runs[s].probabilities[items], runs[s].labels[items]) for s in seeds]
+        for name, metric in metrics.items():
+            drawn[name].append(np.mean([metric(*part) for part in parts]))
+    return {
+        name: _interval(float(np.mean([metric(run.probabilities, run.labels) for run in runs])), drawn[name], level)
+        for name, metric in metrics.items()
+    }
 
 
 def compare(
@@ -124,8 +139,9 @@ def compare(
         DataError: no predictions, or not of the same items and number of seeds on both sides.
     """
     a, b = _as_runs(first), _as_runs(second)
-    if len(a) != len(b) or not np.array_equal(a[0].labels, b[0].labels):
-        raise DataError("compare() needs predictions for the same items, with the same number of seeds, on both sides")
+    if len(a) != len(b):
+        raise DataError(f"compare() needs the same number of seeds on both sides, not {len(a)} and {len(b)}")
+    _as_runs([a[0], b[0]])
 
     def difference(s: int, items: np.ndarray | slice) -> float:
         labels = a[s].labels[items]
@@ -165,6 +181,9 @@ def fit_temperature(predictions: Predictions) -> float:
 
     One number for the whole model, found by minimizing cross entropy on validation items, which must not be those that
     are reported. T > 1 makes an overconfident model humbler. No answer changes, only how sure the model is of it.
+
+    T is sought from 0.05 to 20. Where all answers are right there is no best one, and the result is close to 0.05;
+    where all are wrong it is close to 20. Neither is a measurement.
     """
     logits = np.log(np.maximum(predictions.probabilities, 1e-300))
     own = np.take_along_axis(logits, predictions.labels[:, None], 1)[:, 0]
@@ -189,7 +208,7 @@ def _as_runs(predictions: Predictions | Sequence[Predictions]) -> list[Predictio
         raise DataError("there are no predictions to score")
     for run in runs[1:]:
         if not (np.array_equal(run.labels, runs[0].labels) and np.array_equal(run.groups, runs[0].groups)):
-            raise DataError("the predictions of several seeds must be for the same items in the same order")
+            raise DataError("the predictions must be for the same items in the same order")
     return runs
 
 
@@ -215,6 +234,9 @@ def summarize(predictions: Predictions | Sequence[Predictions], classes: Sequenc
     ``accuracy``, ``macro_f1``, ``confidence`` (mean largest probability, over all items), ``auroc`` (mean over classes,
     one against the rest) and ``recall_<class>``. The calibration error is left out: resampling biases it upward, so a
     percentile interval around it would not hold what it says.
+
+    Where several networks answered, each its own items as in cross-validation, AUROC ranks the probabilities of all of
+    them in one list. It is then no mean of the networks' own, and suffers where one is surer of itself than another.
     """
     metrics: dict[str, Metric] = {
         "accuracy": accuracy,
@@ -224,7 +246,7 @@ def summarize(predictions: Predictions | Sequence[Predictions], classes: Sequenc
     }
     for c, name in enumerate(classes):
         metrics[f"recall_{name}"] = lambda probabilities, labels, c=c: float(recall(probabilities, labels)[c])
-    return {name: bootstrap(metric, predictions) for name, metric in metrics.items()}
+    return _bootstrap(metrics, predictions, samples=2000, level=0.95, seed=0)
 
 
 def _mean_auroc(probabilities: np.ndarray, labels: np.ndarray) -> float:

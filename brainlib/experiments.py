@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from brainlib.evaluate import Predictions, predict, summarize
 from brainlib.files import DataError, data_root
 from brainlib.metrics import calibration_error, mean_confidence
 from brainlib.recipes import RECIPES, Recipe, get_recipe
-from brainlib.results import Record, load_records
+from brainlib.results import Record, load_records, peak_memory_bytes, reset_peak_memory
 from brainlib.train import History, automatic_precision, fit, seed_everything
 
 CHAPTER = "08_comparing_classifiers"
@@ -50,7 +50,9 @@ class Trained:
 
     Attributes:
         test: predictions of the items that the protocol tests, each by the network that has not learned from it.
-        validation: those of the items that chose the epochs; what temperature scaling may be fitted on.
+        validation: those of the items that chose the epochs; what temperature scaling may be fitted on. Under the
+            study's protocol these are the tested items, and a temperature that is fitted on them proves nothing.
+        peak_memory_bytes: see `Record`.
     """
 
     recipe: Recipe
@@ -62,6 +64,7 @@ class Trained:
     parts: list[Part]
     test: Predictions
     validation: Predictions
+    peak_memory_bytes: int = field(default_factory=peak_memory_bytes)
 
     @property
     def seconds(self) -> float:
@@ -131,6 +134,7 @@ def train_classifier(
     files = _checkpoint_names(recipe, data, split, seed, epochs, parts) if checkpoints else []
     leaky = {"keep": "last", "overlap": "allow"} if split == "study" else {}
     networks, histories, tests, validations = [], [], [], []
+    reset_peak_memory()
     for number, part in enumerate(parts, 1):
         name = f"{recipe.model}-{split}" + (f"-fold-{number}" if len(parts) > 1 else "")
         seed_everything(seed)
@@ -251,6 +255,7 @@ def describe(trained: Trained, data: MRIDataset, profile: str = "full") -> Recor
         [trained.seed],
         summarize(trained.test, data.classes),
         trained.seconds,
+        peak_memory_bytes=trained.peak_memory_bytes,
         tables=tables,
     )
 

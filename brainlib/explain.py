@@ -9,10 +9,9 @@ For teaching and research, not a medical device.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -22,8 +21,10 @@ from scipy.stats import rankdata
 from torch import nn
 from torch.nn import functional as F
 
+from brainlib.data.mri import bright_region
 from brainlib.evaluate import Interval, Predictions, bootstrap
 from brainlib.files import DataError
+from brainlib.modes import evaluating
 
 Targets = torch.Tensor | np.ndarray | Sequence[int] | int
 
@@ -67,7 +68,7 @@ def occlusion(
     places = list(product(_starts(height, window, stride), _starts(width, window, stride)))
     fill = torch.as_tensor(fill, dtype=images.dtype, device=images.device).expand_as(images)
     maps = []
-    with _evaluation(model):
+    with evaluating(model):
         for x, y, cover in zip(*(t.split(batch_size) for t in (images, targets, fill)), strict=True):
             whole = _logits(model, x, y)
             total, count = x.new_zeros(len(x), height, width), x.new_zeros(height, width)
@@ -108,7 +109,8 @@ def grad_cam(
         layer: name of a module, as ``model.named_modules()`` gives it, whose output is ``(B, K, h, w)``.
         place: where the numbers of the small map go. ``"centers"`` puts each on the center of what it sees (see
             `receptive_centers`), with linear interpolation between them. ``"stretch"`` pulls the map over the whole
-            image, as most implementations do: the same for layers that pad, and misplaced for those that do not.
+            image, as most implementations do: right only where the first center lies half a step from the edge, at
+            ``(step - 1) / 2``. Layers that do not pad lie further in, strided convolutions that pad further out.
 
     Returns:
         ``(B, H, W)``, not negative; zero everywhere if no map speaks for the class.
@@ -124,7 +126,7 @@ def grad_cam(
     handle = module.register_forward_hook(lambda _, __, output: kept.append(output))
     maps = []
     try:
-        with _evaluation(model), torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             for x, y in zip(images.split(batch_size), targets.split(batch_size), strict=True):
                 kept.clear()
                 score = _logits(model, x.detach().requires_grad_(), y).sum()
@@ -165,7 +167,7 @@ def receptive_centers(model: nn.Module, layer: str, image: torch.Tensor) -> tupl
 
     handles = [m.register_forward_hook(see) for m in {*model.modules()} if isinstance(m, kinds) or m is last]
     try:
-        with _evaluation(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(image)
     finally:
         for handle in handles:
@@ -224,7 +226,7 @@ def integrated_gradients(
     images, targets = _check(images, targets)
     baselines = torch.as_tensor(baselines, dtype=images.dtype, device=images.device).expand_as(images)
     maps = []
-    with _evaluation(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         method = IntegratedGradients(model)
         for x, y, b in zip(*(t.split(batch_size) for t in (images, targets, baselines)), strict=True):
             found = method.attribute(
@@ -234,7 +236,7 @@ def integrated_gradients(
     return torch.cat(maps)
 
 
-def attention_rollout(attentions: Sequence[torch.Tensor], size: int | None = None) -> torch.Tensor:
+def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
     """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928): from which places did the answer's token collect?
 
     Heads are averaged, half of the identity is mixed in for the residual connection, and layers are multiplied.
@@ -244,10 +246,11 @@ def attention_rollout(attentions: Sequence[torch.Tensor], size: int | None = Non
         attentions: weights of each layer, ``(B, heads, N, N)``, from first to last, as the course's transformers return
             them. The answer is read from a class token (token 0, if N is a square plus one) or, where the last entry
             is ``(B, 1, 1, N)``, from that pooling.
-        size: side of the result, by linear interpolation; without it one number for each token.
 
     Returns:
-        ``(B, side, side)``. Without ``size``, and with pooling, the numbers of an image sum to 1.
+        ``(B, side, side)``, one number for each token; with pooling, those of an image sum to 1. `place_map` lays them
+        on the image: the tokens of `CompactTransformer` look where ``receptive_centers(model, "tokenizer", image)``
+        says, patches of p pixels start at ``(p - 1) / 2`` in steps of p.
 
     Raises:
         DataError: tokens that form no square, or an answer that is read from neither.
@@ -268,10 +271,7 @@ def attention_rollout(attentions: Sequence[torch.Tensor], size: int | None = Non
     for weights in layers:
         flow = 0.5 * (weights.mean(1) + identity) @ flow  # rows sum to 1, and so does each product
     row = (last.mean(1) @ flow)[:, 0] if pooled else flow[:, 0, 1:]  # (B, side * side)
-    row = row.reshape(-1, side, side).detach()
-    if size is None:
-        return row
-    return F.interpolate(row[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+    return row.reshape(-1, side, side).detach()
 
 
 # ---- scores
@@ -334,9 +334,8 @@ def head_masks(images: np.ndarray, threshold: int = 20) -> np.ndarray:
     """
     heads = np.empty(images.shape, bool)
     for head, image in zip(heads, images, strict=True):
-        regions, count = ndimage.label(ndimage.uniform_filter(image, size=5) > threshold)
-        largest = 1 + np.argmax(np.bincount(regions.ravel())[1:]) if count else 0
-        head[:] = ndimage.binary_fill_holes(regions == largest)
+        region = bright_region(image, threshold)
+        head[:] = True if region is None else ndimage.binary_fill_holes(region)
     return heads
 
 
@@ -370,7 +369,8 @@ def randomize_layers(model: nn.Module, layers: Sequence[str] | int, seed: int = 
     """A copy of a model some of whose layers have forgotten what they learned (Adebayo et al. 2018, arXiv 1810.03292).
 
     Weights are drawn anew by PyTorch's law for each layer; those of BatchNorm, and its running averages, go back to
-    their start. If a saliency map survives this, it does not show what the model has learned.
+    their start; positions and class token of a transformer, the layer named ``""``, are drawn as when it was made. If
+    a saliency map survives this, it does not show what the model has learned.
 
     Args:
         layers: names, or a number: that many of `weighted_layers` from the output on, as in the cascade of the paper.
@@ -405,18 +405,6 @@ def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 # ---- helpers
-
-
-@contextlib.contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _check(images: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,12 @@
 
 Each is a plain function of the two, so that `brainlib.evaluate.bootstrap` can resample any of them. Per-class values
 are nan for a class that does not occur (recall, AUROC) or is never predicted (precision): an average over such a class
-would be made up. For teaching and research, not a medical device.
+would be made up.
+
+The metrics of segmentation, on masks, are in `brainlib.segmentation`; those whose names do not stand for a metric of
+classification as well can be had from here too: `dice`, `iou`, `hausdorff95`, `surface_dice` and so on.
+
+For teaching and research, not a medical device.
 """
 
 from __future__ import annotations
@@ -11,6 +16,46 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
+
+from brainlib.segmentation import (
+    Counts,
+    dice,
+    false_negative_rate,
+    false_positive_rate,
+    hausdorff95,
+    iou,
+    lesion_wise_dice,
+    score_volume,
+    surface_dice,
+    surface_distances,
+)
+
+__all__ = [
+    "Counts",
+    "Reliability",
+    "RiskCoverage",
+    "accuracy",
+    "auroc",
+    "brier_score",
+    "calibration_error",
+    "confusion_matrix",
+    "cross_entropy",
+    "dice",
+    "false_negative_rate",
+    "false_positive_rate",
+    "hausdorff95",
+    "iou",
+    "lesion_wise_dice",
+    "macro_f1",
+    "mean_confidence",
+    "precision",
+    "recall",
+    "reliability",
+    "risk_coverage",
+    "score_volume",
+    "surface_dice",
+    "surface_distances",
+]
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:

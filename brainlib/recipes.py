@@ -40,7 +40,7 @@ class BaseRecipe:
         return kind(model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them, for a record."""
+        """The fields for a record: as JSON can hold them, if the model's ``arguments`` are plain values."""
         return asdict(self) | {"augment": None if self.augment is None else repr(self.augment)}
 
     def mark(self, usual: BaseRecipe | None) -> str:
@@ -90,7 +90,7 @@ class Recipe(BaseRecipe):
         if self.schedule == "steps":
             return StepLR(optimizer, max(1, round(self.step * epochs / self.epochs)), gamma=0.5)
         if self.schedule == "cosine":
-            return LambdaLR(optimizer, lambda epoch: warm_cosine(epoch, epochs))
+            return LambdaLR(optimizer, WarmCosine(epochs))
         return None
 
 
@@ -100,6 +100,20 @@ def warm_cosine(epoch: int, epochs: int, warm: int = 2) -> float:
     if epoch < warm:
         return (epoch + 1) / (warm + 1)
     return 0.5 + 0.5 * math.cos(math.pi * (epoch - warm) / (epochs - warm))
+
+
+@dataclass
+class WarmCosine:
+    """`warm_cosine` with its horizon, for `LambdaLR`: unlike a function it stands in the scheduler's state.
+
+    So a checkpoint knows how many epochs its schedule was made for.
+    """
+
+    epochs: int
+    warm: int = 2
+
+    def __call__(self, epoch: int) -> float:
+        return warm_cosine(epoch, self.epochs, self.warm)
 
 
 STRONG = Augment(rotation=20, brightness=0.3, contrast=0.3, zoom=0.15, shift=0.06)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import os
@@ -18,13 +19,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, save
 from scipy.special import softmax
 from torch import nn
 
 import brainlib
 from brainlib.evaluate import Interval, Predictions
-from brainlib.files import DataError, atomic_path, data_root, write_tensors, write_text
+from brainlib.files import DataError, atomic_path, data_root, write_text
 from brainlib.models import create_model
 from brainlib.pictures import to_image, to_page, to_webp
 
@@ -36,7 +37,7 @@ except ImportError:  # Windows
 _SOURCE_TREE = Path(__file__).parents[1] / "book" / "results"
 _INSTALLED = Path(__file__).parent / "records"
 
-OPTIONAL = {"figures", "tables", "predictions"}  # keys that records of the first chapters lack
+OPTIONAL = {"figures", "tables", "predictions", "weights_sha256"}  # keys that records of the first chapters lack
 MAX_FIGURE_WIDTH = 1400  # pixels
 MAX_FIGURE_BYTES = 400_000  # of a file in the book
 MAX_SHOWN_BYTES = 150_000  # of a picture in a notebook
@@ -57,9 +58,12 @@ class Record:
         settings: everything that was chosen, hyperparameters first.
         metrics: name to value and the ends of its 95 % interval.
         seconds: time spent training, summed over seeds.
+        peak_memory_bytes: on a GPU the largest memory of the training; on the CPU the largest that the process had
+            needed so far, other trainings before it included.
         figures: name to alt text of the pictures saved beside the record; `show_figure` shows one.
         tables: name to whatever JSON holds, such as a list of rows.
         predictions: names of the predictions saved beside the record; `load_predictions` reads them.
+        weights_sha256: digest of the file of weights saved with the record, empty without one; None in older records.
     """
 
     chapter: str
@@ -78,6 +82,7 @@ class Record:
     figures: dict[str, str] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
     predictions: list[str] = field(default_factory=list)
+    weights_sha256: str | None = None
     folder: ClassVar[Path | None] = None  # where it was saved to or loaded from
 
     def __post_init__(self) -> None:
@@ -102,6 +107,11 @@ def _own_root() -> Path:
     return _SOURCE_TREE if _SOURCE_TREE.is_dir() else data_root() / "results"
 
 
+def _roots() -> list[Path]:
+    """The folders of records, each once; those of the second go before those of the first."""
+    return list(dict.fromkeys([results_root(), _own_root()]))
+
+
 def save_record(
     record: Record,
     model: nn.Module | None = None,
@@ -120,29 +130,32 @@ def save_record(
         predictions: name to `Predictions`, such as ``test`` and ``validation``, kept as logarithms in float16 (about
             three digits of the smallest probability as of the largest's distance from 1).
 
+    Without ``model``, weights of an earlier run of this name stay on disk, and `load_model` refuses them; a record that
+    was loaded, and is saved again, keeps those that it has.
+
     Raises:
-        DataError: a name or alt text that cannot be used, or a figure of more than 400 kB; nothing is written then.
+        DataError: a name or alt text that cannot be used, a figure of more than 400 kB, or a value that JSON cannot
+            hold; nothing is written then.
     """
     target = (root or _own_root()) / record.chapter / f"{record.run}.json"
     pictures = {name: _encode_figure(record, name, *value) for name, value in (figures or {}).items()}
     if figures is not None:
         record.figures = {name: alt for name, (_, alt) in figures.items()}
-    if model is not None:
-        weights = {
-            name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
-            for name, t in model.state_dict().items()
-        }
-        write_tensors(target.with_suffix(".safetensors"), weights)
     if predictions is not None:
         record.predictions = list(predictions)
+    weights = None if model is None else _encode_weights(model)
+    if weights is not None:
+        record.weights_sha256 = hashlib.sha256(weights).hexdigest()
+    elif record.folder != target.parent:
+        record.weights_sha256 = ""
+    text = _encode(record)  # before the first file is written
+    if weights is not None:
+        _write_bytes(target.with_suffix(".safetensors"), weights)
+    if predictions is not None:
         _write_predictions(_predictions_path(target.parent, record.run), predictions)
-    content = asdict(record)
-    content["metrics"] = {name: value._asdict() for name, value in record.metrics.items()}
-    content = _without_nan(content)
     for name, picture in pictures.items():
-        with atomic_path(_figure_path(target.parent, record.run, name)) as temporary:
-            temporary.write_bytes(picture)
-    write_text(target, json.dumps(content, indent=1) + "\n")
+        _write_bytes(_figure_path(target.parent, record.run, name), picture)
+    write_text(target, text)
     record.folder = target.parent
     kept = {_figure_path(target.parent, record.run, name) for name in record.figures}
     for path in target.parent.glob("[!.]*.webp"):
@@ -151,6 +164,36 @@ def save_record(
     if not record.predictions:
         _predictions_path(target.parent, record.run).unlink(missing_ok=True)
     return target
+
+
+def _encode(record: Record) -> str:
+    """The JSON text of a record."""
+    content = asdict(record)
+    content["metrics"] = {name: value._asdict() for name, value in record.metrics.items()}
+    if record.weights_sha256 is None:  # as the older record has it that was loaded
+        del content["weights_sha256"]
+    try:
+        return json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the record {record.name} holds what JSON cannot ({error}): give it finite numbers, text, lists and dicts "
+            "of Python alone"
+        ) from error
+
+
+def _encode_weights(model: nn.Module) -> bytes:
+    """A safetensors file of the weights in float16."""
+    return save(
+        {
+            name: (t.half() if t.is_floating_point() else t).detach().cpu().contiguous()
+            for name, t in model.state_dict().items()
+        }
+    )
+
+
+def _write_bytes(target: Path, content: bytes) -> None:
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_predictions(record: Record) -> dict[str, Predictions]:
@@ -227,7 +270,7 @@ def load_records(chapter: str, profile: str | None = "full", root: Path | None =
         DataError: a file that is no record.
     """
     found: dict[str, Record] = {}
-    for folder in [root] if root else [results_root(), _own_root()]:
+    for folder in [root] if root else _roots():
         for path in sorted((folder / chapter).glob("[!.]*.json")):  # what begins with a dot is being written
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
@@ -310,6 +353,25 @@ def list_weights() -> list[str]:
     return sorted(_weights())
 
 
+def find_record(name: str) -> Record | None:
+    """The record ``chapter/run`` of any profile, None if there is none."""
+    chapter, run = name.rsplit("/", 1)
+    return next((record for record in load_records(chapter, profile=None) if record.run == run), None)
+
+
+def weights_file(name: str) -> Path:
+    """The file of the weights ``chapter/run``.
+
+    Raises:
+        DataError: no such weights; the message lists those that exist.
+    """
+    files = _weights()
+    if name not in files:
+        known = ", ".join(sorted(files)) or "none yet"
+        raise DataError(f"no recorded weights are called {name!r}; there are: {known}")
+    return files[name]
+
+
 def load_model(name: str) -> nn.Module:
     """The model of a recorded run, with its weights, in evaluation mode.
 
@@ -317,29 +379,30 @@ def load_model(name: str) -> nn.Module:
         name: ``chapter/run``, one of `list_weights`.
 
     Raises:
-        DataError: no such weights, or a damaged file.
+        DataError: no such weights, a damaged file, or one of another run than the record.
     """
-    files = _weights()
-    if name not in files:
-        known = ", ".join(sorted(files)) or "none yet"
-        raise DataError(f"no recorded weights are called {name!r}; there are: {known}")
-    chapter, run = name.rsplit("/", 1)
-    record = next((r for r in load_records(chapter, profile=None) if r.run == run), None)
+    path = weights_file(name)
+    record = find_record(name)
     if record is None:
-        raise DataError(f"{files[name]} has no record beside it ({run}.json): fetch or make it again")
+        raise DataError(f"{path} has no record beside it ({name}.json): fetch or make it again")
+    content = path.read_bytes()
+    if record.weights_sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise DataError(
+            f"{path} holds weights of another run than the record {name}: fetch both, or make the run again and "
+            "save its weights ('brainlib train --weights')"
+        )
     model = create_model(record.model, **record.settings.get("arguments", {}))
     try:
-        model.load_state_dict(load_file(files[name]))
+        model.load_state_dict(load(content))
     except Exception as error:  # safetensors and load_state_dict raise several kinds
-        raise DataError(f"{files[name]} does not fit {record.model} ({error}): fetch or make it again") from error
+        raise DataError(f"{path} does not fit {record.model} ({error}): fetch or make it again") from error
     return model.eval()
 
 
 def _weights() -> dict[str, Path]:
-    roots = [results_root(), _own_root()]
     return {
         path.relative_to(root).with_suffix("").as_posix(): path
-        for root in roots
+        for root in _roots()
         for path in root.glob("*/[!.]*.safetensors")
     }
 
@@ -352,8 +415,17 @@ def hardware() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def reset_peak_memory() -> None:
+    """Begin anew to measure the memory of the GPU; that of a process cannot be."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_bytes() -> int:
-    """Largest memory so far: of the GPU's allocator where there is one, else of this process (0 on Windows)."""
+    """Largest memory since `reset_peak_memory`: of the GPU's allocator; without a GPU of this process since it began.
+
+    0 on Windows without a GPU.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if resource is None:

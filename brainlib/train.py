@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +31,15 @@ from brainlib.data.augment_masks import SegmentationAugment
 from brainlib.data.splits import check_split
 from brainlib.distributed import Processes, synchronized_batch_norm
 from brainlib.files import DataError, remove_leftovers, write_tensors
+from brainlib.modes import exact_float32, on_device
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on stderr, at every fit
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+#: Settings that older checkpoints do not name; they pass for equal there.
+LATER_SETTINGS = {"layers", "score", "loss's settings"}
 ADVICE = "delete it to start anew, or choose another checkpoint file"
 
 
@@ -84,7 +91,7 @@ def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def automatic_precision() -> str:
     """``"bf16-mixed"`` where the hardware computes in bfloat16, else ``"32-true"`` (names of Lightning Fabric)."""
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
 
@@ -119,7 +126,10 @@ def fit(
 
     Every random choice of epoch ``e`` (order, augmentation, dropout) follows from ``(seed, e)`` alone. So a run that
     was killed and is started again with the same ``checkpoint`` loses the epoch it was in, and ends with the same
-    weights as one that was never killed.
+    weights as one that was never killed: bit for bit on the CPU; a GPU may add the same numbers in another order.
+
+    Training takes place on a GPU of CUDA where there is one. Afterwards model, loss and optimizer are back where the
+    model was, also when an exception ends the training.
 
     Where torchrun or srun has started several processes, each trains on its share of every batch, on a device of its
     own. ``batch_size`` is still that of the whole batch, all processes draw the same order and augmentation, and
@@ -134,7 +144,8 @@ def fit(
         train, validation: data sets with uint8 batches. Without validation the last epoch is kept.
         optimizer: made over ``model.parameters()``.
         loss: of (outputs, targets); a mean over the items of the batch. Another kind of mean, such as one weighted by
-            class, is taken over each process's share where there are several.
+            class, is taken over each process's share where there are several. The tensors of a module, such as weights
+            of classes, go to the device of the training.
         scheduler: stepped after each epoch.
         checkpoint: a ``.safetensors`` file, written after each epoch and read if it exists. A finished run is loaded
             and not trained again; a larger ``epochs`` goes on from it. It belongs to one number of processes.
@@ -145,7 +156,8 @@ def fit(
             the model, ``"last"`` those of the last epoch.
         overlap: ``"refuse"`` raises when training and validation share a group; ``"allow"`` is for reproducing a
             leaking protocol.
-        precision: ``"auto"``, ``"bf16-mixed"`` or ``"32-true"``. Weights are float32 in all of them.
+        precision: ``"auto"``, ``"bf16-mixed"`` or ``"32-true"`` (without the TF32 of newer GPUs). Weights are float32
+            in all of them.
         progress: show a bar that leaves one line.
         label: stands before the bar.
 
@@ -160,14 +172,18 @@ def fit(
     if validation is not None and overlap == "refuse":
         check_split({"training": train.groups, "validation": validation.groups})
     processes = Processes.current()
-    fabric = processes.fabric(automatic_precision() if precision == "auto" else precision)
+    precision = automatic_precision() if precision == "auto" else precision
+    fabric = processes.fabric(precision)
     settings = {
         "model": type(model).__name__,
+        "layers": _digest(_without_addresses(repr(model)).encode()),
         "train": train.fingerprint,
         "validation": validation.fingerprint if validation is not None else None,
         "optimizer": _describe(optimizer),
         "scheduler": type(scheduler).__name__ if scheduler is not None else None,
         "loss": _describe_loss(loss),
+        "loss's settings": _loss_settings(loss),
+        "score": _name(score),
         "batch_size": batch_size,
         "seed": seed,
         "augment": repr(augment),
@@ -175,7 +191,11 @@ def fit(
     }
     if processes.size > 1:
         settings["processes"] = processes.size
-    with synchronized_batch_norm(model, processes, fabric.device):
+    with (
+        exact_float32(precision),
+        _trained_on(fabric.device, model, loss, optimizer),
+        synchronized_batch_norm(model, processes, fabric.device),
+    ):
         model.to(memory_format=torch.channels_last)
         wrapped, fast_optimizer = fabric.setup(model, optimizer)
         history = History()
@@ -203,7 +223,7 @@ def fit(
             for batch in order.split(batch_size):
                 share = processes.share(len(batch))
                 index = batch[share.part]
-                images, targets = _prepare(train, index, fabric.device)
+                images, targets = prepare_batch(train, index, fabric.device)
                 if isinstance(augment, SegmentationAugment):
                     draw = augment.draw(len(batch), generator)[:, share.part]
                     images, targets = augment(images, targets, draw=draw)
@@ -255,6 +275,31 @@ def fit(
     return history
 
 
+@contextlib.contextmanager
+def _trained_on(device: torch.device, model: nn.Module, loss: Loss, optimizer: Optimizer) -> Iterator[None]:
+    """Model, loss and optimizer on ``device``; afterwards back where the model and the loss were."""
+    try:
+        with (
+            on_device(model, device),
+            on_device(loss, device) if isinstance(loss, nn.Module) else contextlib.nullcontext(),
+        ):
+            _follow(optimizer)
+            yield
+    finally:
+        _follow(optimizer)
+
+
+def _follow(optimizer: Optimizer) -> None:
+    """Bring an optimizer's tensors to the devices of their weights, where those have moved."""
+    if any(
+        isinstance(value, torch.Tensor) and value.shape == weight.shape and value.device != weight.device
+        for weight, state in optimizer.state.items()
+        for value in state.values()
+    ):
+        # Loading knows which numbers belong beside the weights and which stay on the CPU.
+        optimizer.load_state_dict(optimizer.state_dict())
+
+
 @torch.inference_mode()
 def _validate(
     model: nn.Module,
@@ -270,7 +315,7 @@ def _validate(
     for batch in torch.arange(len(data)).split(2 * batch_size):
         share = processes.share(len(batch))
         index = batch[share.part]
-        images, targets = _prepare(data, index, device)
+        images, targets = prepare_batch(data, index, device)
         images = repeat_channels(images, data.channels).contiguous(memory_format=torch.channels_last)
         outputs = model(images)
         total += torch.stack([loss(outputs, targets) * len(index), score(outputs, targets).sum()]) / share.copies
@@ -286,8 +331,8 @@ def _to_device(data: Data, index: torch.Tensor, device: torch.device) -> tuple[t
     return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
-def _prepare(data: Data, index: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch on the device, images as float."""
+def prepare_batch(data: Data, index: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch on the device: float images and targets, by the data set's own ``prepare`` if it has one."""
     images, targets = _to_device(data, index, device)
     prepare = getattr(data, "prepare", None)
     return (to_input(images), targets) if prepare is None else prepare(images, targets, index)
@@ -326,9 +371,41 @@ def _describe(optimizer: Optimizer) -> str:
 def _describe_loss(loss: Loss) -> str:
     """The name of a function; class and settings of a module that shows them, so that no other loss passes for it."""
     if not isinstance(loss, nn.Module):
-        return getattr(loss, "__name__", type(loss).__name__)
+        return _name(loss)
     shown = " ".join(repr(loss).split())
     return shown.removesuffix("()")
+
+
+def _loss_settings(loss: Loss) -> str:
+    """What the name of a loss does not tell: label smoothing, weights of classes and the like."""
+    if isinstance(loss, partial):
+        return _without_addresses(repr((loss.func, loss.args, sorted(loss.keywords.items()))))
+    if not isinstance(loss, nn.Module):
+        return ""
+    plain = [
+        f"{path}.{name}={value}".lstrip(".")
+        for path, module in loss.named_modules()
+        for name, value in sorted(vars(module).items())
+        if name != "training" and not name.startswith("_") and isinstance(value, (bool, int, float, str))
+    ]
+    tensors = [
+        f"{name}={_digest(tensor.detach().float().cpu().contiguous().numpy().tobytes())}"
+        for name, tensor in loss.state_dict().items()
+    ]
+    return ", ".join(plain + tensors)
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _without_addresses(text: str) -> str:
+    """The text without places in memory, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 # A checkpoint is one safetensors file: tensors under model/, best/ and optimizer/, all the rest as JSON in its header.
@@ -380,7 +457,10 @@ def _load_checkpoint(
         raise DataError(f"{path} is not a checkpoint of brainlib, or it is damaged ({error}): {ADVICE}") from error
     schedule = scheduler.state_dict() if scheduler is not None else None
     wanted = {"processes": 1, **settings, **_chosen(schedule)}
-    different = [k for k in wanted if found.get(k) != wanted[k]]
+    known = {k: v for k, v in wanted.items() if k in found or k not in LATER_SETTINGS}
+    # Schedules by a plain function left no settings; those of the course are objects by now.
+    old = [k for k, v in found.items() if k == "scheduler's lr_lambdas" and not any(v)]
+    different = [k for k in known if k not in old and found.get(k) != wanted[k]]
     if different:
         changes = ", ".join(f"{k} was {found.get(k)}, now {wanted[k]}" for k in different)
         raise DataError(f"{path} belongs to another run ({changes}): {ADVICE}")

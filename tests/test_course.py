@@ -75,9 +75,17 @@ def test_wrong_usage_exits_with_2(command, capsys):
         (["run", "-p", "profile", "fast"], "brainlib: profile 'fast': choose one of demo, full"),
         (["run", "--profile", "demo", "-p", "profile", "full"], "contradict each other"),
         (["bench", "speed"], "brainlib: speed: no such benchmark"),
-        (["train", "lenet"], "brainlib: there is no recipe for 'lenet'; there are recipes for: custom_cnn, alexnet"),
+        (
+            ["train", "lenet"],
+            "brainlib: there is no recipe for 'lenet'; there are recipes for the classifiers custom_cnn, alexnet",
+        ),
         (["train", "linear", "lenet"], "there is no recipe for 'lenet'"),
         (["train", "linear", "--split", "study", "random"], "brainlib: --split random: choose from study, official"),
+        (["train", "clasic_unet"], "and for the segmenters classic_unet, improved_unet"),
+        (
+            ["weights", "05_custom_cnn/none"],
+            "no recorded weights are called '05_custom_cnn/none'; there are: 05_custom_cnn",
+        ),
         (["train", "linear", "--epochs", "0"], "brainlib: --epochs 0: it must be 1 or more"),
         (["train", "linear"], "brain-tumor-mri"),  # which is not there
     ],
@@ -252,6 +260,13 @@ def test_weights_lists_the_recorded_models(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == list_weights()
     assert lines[-1].endswith("recorded models")
+
+
+def test_weights_describes_one_model(folder, capsys):
+    assert course.main(["weights", "14_comparing_segmenters/compact_unet-patient-0"]) == 0
+    out = capsys.readouterr().out
+    assert "compact_unet, " in out and " parameters, 1.9 MB" in out and "dice_wt: 0." in out
+    assert out.splitlines()[-1] == "For teaching and research, not a medical device."
 
 
 def test_bench_runs_the_scripts_and_reports_the_failing_one(folder, capfd):

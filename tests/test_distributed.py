@@ -14,24 +14,27 @@ import pytest
 import torch
 import two_processes
 from helpers import striped_slices, tiny_network, tree
+from lightning_fabric.strategies import DDPStrategy
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim import SGD
 
-from brainlib.data import Augment
+from brainlib import distributed
+from brainlib.data import Augment, DataError
 from brainlib.data.augment import to_input
 from brainlib.distributed import Processes, exchange_batch_norm, put_back
 from brainlib.evaluate import predict
 from brainlib.train import fit
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 HERE = Path(__file__).parent
 # float32 sums in another order. Seen: 2e-7 in weights, 3e-7 in losses, after five epochs.
 TOLERANCE = 1e-5
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed"),
+]
 
 
 def command(folder: Path, what: str) -> list[str]:
@@ -210,6 +213,48 @@ def test_processes_are_read_from_the_environment(monkeypatch, variables, expecte
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert Processes.current() == expected
+
+
+@pytest.fixture
+def srun(monkeypatch):
+    """What the fourth of four processes finds that srun has started; Fabric is noted and not made."""
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC"))]:
+        monkeypatch.delenv(name)
+    step = {"STEP_NUM_TASKS": "4", "STEP_NUM_NODES": "1", "NTASKS": "4", "PROCID": "3", "LOCALID": "3", "NODEID": "0"}
+    for name, value in (step | {"JOB_NAME": "x", "NTASKS_PER_NODE": "4"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    asked = {}
+
+    class Noted:
+        def __init__(self, **options):
+            asked.update(options)
+
+        def launch(self):
+            pass
+
+    monkeypatch.setattr(distributed, "Fabric", Noted)
+    return asked
+
+
+@pytest.mark.parametrize(("gpus", "devices", "number"), [(0, 4, 3), (4, 4, 3), (1, 1, 0)])
+def test_each_process_of_srun_takes_the_gpu_that_it_sees(srun, monkeypatch, gpus, devices, number):
+    """With --gpus-per-task=1 each process sees one, which has number 0 in all of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    Processes.current().fabric("32-true")
+    (environment,) = srun["plugins"]
+    assert srun["devices"] == devices and environment.local_rank() == number
+    assert environment.world_size() == 4 and environment.global_rank() == 3
+    strategy = DDPStrategy(
+        parallel_devices=[torch.device("cpu", i) for i in range(devices)], cluster_environment=environment
+    )
+    assert strategy.root_device == torch.device("cpu", number)  # as Fabric will ask
+
+
+def test_srun_with_ntasks_alone_says_what_to_do(srun, monkeypatch):
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(DataError, match="--ntasks-per-node"):
+        Processes.current().fabric("32-true")
 
 
 def test_a_cluster_around_one_process_changes_nothing(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Predictions do not depend on how they are made, and intervals mean what they say."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from brainlib import evaluate
 from brainlib.data import DataError
 from brainlib.evaluate import (
     Interval,
@@ -23,7 +25,15 @@ from brainlib.evaluate import (
     scale_temperature,
     summarize,
 )
-from brainlib.metrics import accuracy, auroc, calibration_error, cross_entropy, macro_f1, mean_confidence, recall
+from brainlib.metrics import (
+    accuracy,
+    auroc,
+    calibration_error,
+    cross_entropy,
+    macro_f1,
+    mean_confidence,
+    recall,
+)
 
 
 @pytest.fixture
@@ -239,6 +249,8 @@ def test_what_cannot_be_compared():
     p = noisy(30, 1.0)
     with pytest.raises(DataError, match="same items"):
         compare(accuracy, p, noisy(33, 1.0))
+    with pytest.raises(DataError, match="same items"):  # equal labels, other patients
+        compare(accuracy, p, replace(p, groups=p.groups[::-1]))
     with pytest.raises(DataError, match="same number of seeds"):
         compare(accuracy, [p, p], p)
     with pytest.raises(DataError, match="no predictions"):
@@ -249,6 +261,37 @@ def test_what_cannot_be_compared():
         bootstrap(accuracy, p.subset(np.zeros(30, bool)))
     with pytest.raises(DataError, match="same items in the same order"):
         bootstrap(accuracy, [p, p.subset(np.arange(30)[::-1])])
+
+
+def test_all_metrics_of_a_summary_share_their_draws(monkeypatch):
+    """And get the numbers that each would get alone."""
+    runs = [noisy(90, 1.5, seed) for seed in (1, 2)]
+    classes = [str(c) for c in range(runs[0].probabilities.shape[1])]
+    drawn = []
+    resample = evaluate._resample
+    monkeypatch.setattr(evaluate, "_resample", lambda *arguments: drawn.append(1) or resample(*arguments))
+    found = summarize(runs, classes)
+    assert len(drawn) == 1
+    assert found["accuracy"] == bootstrap(accuracy, runs) and found["macro_f1"] == bootstrap(macro_f1, runs)
+    assert found["confidence"] == bootstrap(mean_confidence, runs)
+    assert found["recall_1"] == bootstrap(lambda p, y: float(recall(p, y)[1]), runs)
+
+
+def test_a_data_set_prepares_its_images_itself(network):
+    """As `fit` is given them, so `predict` is."""
+    data = striped_slices(8)
+
+    class Negative:
+        groups, channels, fingerprint = data.groups, 3, data.fingerprint
+        batch, __len__ = data.batch, lambda self: len(data)
+
+        def prepare(self, images, targets, index):
+            return 1 - images.float() / 255, targets
+
+    turned = replace(data, images=255 - data.images)
+    np.testing.assert_allclose(
+        predict(network, Negative()).probabilities, predict(network, turned).probabilities, atol=1e-6
+    )
 
 
 # McNemar --------------------------------------------------------------------------------------------------------------

@@ -353,7 +353,9 @@ def test_checkpoints_lie_beside_the_data(data_folder):
 @pytest.mark.parametrize("split", PROTOCOLS)
 def test_record_of_a_run(data, linear, split, tmp_path):
     trained = linear[split]
-    record = describe(trained, data, "demo")
+    assert trained.peak_memory_bytes > 0
+    record = describe(replace(trained, peak_memory_bytes=123), data, "demo")
+    assert record.peak_memory_bytes == 123
     predictions = {"test": trained.test, "validation": trained.validation}
     path = save_record(record, root=tmp_path, predictions=predictions)
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

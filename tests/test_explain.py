@@ -223,9 +223,31 @@ def test_rollout_of_the_transformers():
     vit = VisionTransformer(32, 8, dim=16, depth=2, heads=2, mlp_dim=16).eval()
     weights = vit(images, return_attention=True)[1]
     assert attention_rollout(weights).shape == (2, 4, 4)
-    assert attention_rollout(weights, 32).shape == (2, 32, 32)
     with pytest.raises(DataError, match="no square"):
         attention_rollout(compact(images, return_attention=True)[1][:-1])
+
+
+def test_the_tokens_of_the_compact_transformer_look_where_rollout_paints_them():
+    """A dot on the center of a token moves that token more than any other, and its rollout lies on the dot."""
+    torch.manual_seed(0)
+    model = CompactTransformer(widths=(8, 8, 8, 8), blocks=(0, 0, 0, 0), heads=1, depth=1).eval()
+    dark = torch.zeros(1, 3, 128, 128)
+    centers = receptive_centers(model, "tokenizer", dark)
+    assert centers == (0, 16)
+    with torch.no_grad():
+        sees = torch.zeros(8, 8, 128)  # of tokens (row 3, column), by columns of pixels of a bright stripe
+        for x in range(128):
+            stripe = dark.clone()
+            stripe[..., x] = 1
+            sees[..., x] = (model.tokenizer(stripe) - model.tokenizer(dark)).abs().sum(1)[0]
+    mass = sees[3] / sees[3].sum(-1, keepdim=True)
+    middle = (mass * torch.arange(128)).sum(-1)[1:-1]  # the outermost look beyond the edge
+    expected = centers[0] + centers[1] * torch.arange(1, 7)
+    assert (middle - expected).abs().max() < 4 < (middle - (expected + 7.5)).abs().max()
+    rollout = torch.zeros(1, 8, 8)
+    rollout[0, 3, 5] = 1
+    painted = place_map(rollout, centers, (128, 128))[0]
+    assert divmod(int(painted.argmax()), 128) == (48, 80)
 
 
 # ---- scores
@@ -304,6 +326,25 @@ def test_randomize_layers():
         randomize_layers(model, ["head.2"])
     with pytest.raises(DataError, match="11 layers"):
         randomize_layers(model, 12)
+
+
+@pytest.mark.parametrize("name", ["vit", "compact"])
+def test_a_randomized_transformer_forgets_its_positions(name):
+    torch.manual_seed(0)
+    small = VisionTransformer(32, 8, dim=16, depth=1, heads=2, mlp_dim=16)
+    model = small if name == "vit" else CompactTransformer(**TINY)
+    own = [key for key, _ in model.named_parameters(recurse=False)]
+    assert "position" in own and weighted_layers(model)[0] == ""
+    with torch.no_grad():
+        for key in own:
+            getattr(model, key).fill_(7.0)
+    changed = randomize_layers(model, len(weighted_layers(model)))
+    for key in own:
+        values = getattr(changed, key).detach()
+        assert values.std().item() == pytest.approx(1 if name == "vit" else 0.02, rel=0.35) and abs(values.mean()) < 0.5
+        assert (getattr(model, key) == 7).all()
+    kept = randomize_layers(model, len(weighted_layers(model)) - 1)
+    assert all((getattr(kept, key) == 7).all() for key in own)
 
 
 def test_rank_correlation():

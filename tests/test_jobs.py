@@ -321,6 +321,11 @@ def test_dry_run_says_what_would_be_submitted(tiny, tmp_path, monkeypatch, capsy
     _, out, _ = submit(capsys, *command, "--cpus", "3", "--time", "1-2", "--partition", "gpu", "--dry-run")
     assert "4 tasks, each: 2 GPUs, 6 cores, 1560 minutes, partition gpu\n" in out
     assert "  3: torchrun, brainlib train alexnet --split grouped --seed 1\n" in out
+    _, out, _ = submit(capsys, "--train", "segmenters", "--habits", "course", "--weights", "--dry-run")
+    assert "  0: brainlib train classic_unet --split patient --seed 0 --habits course --weights\n" in out
+    assert "4 tasks" in out
+    _, out, _ = submit(capsys, "--train", "all", "--dry-run")
+    assert "7 tasks" in out and "brainlib train linear --split official --seed 0\n" in out
 
 
 def test_commands_of_tasks():
@@ -346,7 +351,11 @@ def test_a_task_that_fails_is_a_job_that_fails(tiny, tmp_path, capfd):
         (["--chapters", "01", "--split", "official"], "--split belongs to --train"),
         (["--chapters", "01", "--gpus", "2"], "a chapter runs in one process"),
         (["--chapters", "01", "--seeds", "1", "1"], "twice"),
-        (["--train", "alexnex"], "alexnex"),
+        (["--train", "alexnex"], "'alexnex'; there are recipes for the classifiers custom_cnn"),
+        (["--train", "alexnex"], "and for the segmenters classic_unet"),
+        (["--train", "alexnet", "classic_unet"], "with two commands"),
+        (["--train", "alexnet", "--habits", "course"], "only segmenters"),
+        (["--chapters", "01", "--weights"], "--habits and --weights belong to --train"),
         (["--train", "alexnet", "--split", "half"], "--split half: choose from"),
         (["--train", "alexnet", "--profile", "demo"], "--profile belongs to --chapters"),
         (["--train", "alexnet", "--time", "soon"], "--time soon"),

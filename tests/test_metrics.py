@@ -1,5 +1,8 @@
 """Metrics against closed forms, against scikit-learn and torchmetrics, and by their properties."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as judge
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from brainlib import metrics, segmentation
 from brainlib.metrics import (
     accuracy,
     auroc,
@@ -79,6 +83,16 @@ def test_calibration_error_agrees_with_torchmetrics(bins, sharpness):
         torch.from_numpy(probabilities), torch.from_numpy(labels), num_classes=4, n_bins=bins, norm="l1"
     )
     assert calibration_error(probabilities, labels, bins) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_metrics_of_segmentation_can_be_had_from_here():
+    """But for those whose names stand for a metric of classification."""
+    for name in ("dice", "iou", "hausdorff95", "surface_dice", "lesion_wise_dice", "score_volume", "Counts"):
+        assert getattr(metrics, name) is getattr(segmentation, name) and name in metrics.__all__
+    for name in ("accuracy", "precision", "recall"):
+        assert getattr(metrics, name) is not getattr(segmentation, name)
+    for module in ("brainlib.metrics", "brainlib.segmentation", "brainlib.data"):  # each may come first
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
 
 
 def test_calibration_error_by_hand():

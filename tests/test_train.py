@@ -4,22 +4,25 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import mounted, random_slices, striped_slices, tiny_network, tree
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import ExponentialLR, MultiStepLR, StepLR
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, MultiStepLR, StepLR
 
 from brainlib.data import Augment, DataError
 from brainlib.evaluate import predict
 from brainlib.models import CustomCNN
-from brainlib.train import History, automatic_precision, fit, seed_everything
+from brainlib.recipes import WarmCosine
+from brainlib.train import LATER_SETTINGS, History, automatic_precision, fit, seed_everything, top1
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -410,6 +413,9 @@ def refused(path: Path, **options) -> str:
         ({"make_scheduler": lambda o: ExponentialLR(o, 0.5)}, "scheduler was StepLR, now ExponentialLR"),
         ({"make_scheduler": lambda o: StepLR(o, 2, gamma=0.5)}, "scheduler's step_size was 1, now 2"),
         ({"epochs": 1}, "holds 2 epochs, more than the 1"),
+        ({"dropout": 0.5}, "layers was"),
+        ({"score": lambda outputs, targets: top1(outputs, targets)}, "score was top1, now <lambda>"),
+        ({"loss": partial(F.cross_entropy, label_smoothing=0.1)}, "loss was cross_entropy, now partial"),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(tmp_path, change, words):
@@ -426,7 +432,62 @@ def test_checkpoint_of_other_layers_is_refused(tmp_path):
     optimizer = Adam(model.parameters(), lr=3e-3)
     options = {"optimizer": optimizer, "batch_size": 16, "progress": False, "precision": "32-true", "checkpoint": path}
     fit(model, striped_slices(48), epochs=1, **options)
+    assert "layers was" in refused(path)
+    forget(path, "layers", "model")  # as if the class had the same name, in a checkpoint of an earlier version
     assert "other layers" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.CrossEntropyLoss(label_smoothing=0.2),
+        nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0, 4.0]), label_smoothing=0.1),
+        nn.CrossEntropyLoss(ignore_index=0, label_smoothing=0.1),
+    ],
+    ids=["smoothing", "weights", "ignored"],
+)
+def test_a_loss_with_other_settings_is_refused(tmp_path, other):
+    path = tmp_path / "run.safetensors"
+    train(1, checkpoint=path, loss=nn.CrossEntropyLoss(label_smoothing=0.1))
+    assert "loss's settings was" in refused(path, loss=other)
+    train(2, checkpoint=path, loss=nn.CrossEntropyLoss(label_smoothing=0.1))  # another object, the same loss
+
+
+def forget(path: Path, *names: str) -> None:
+    """Take settings out of the header of a checkpoint, or (model) give the one that the tests use."""
+    with safe_open(path, "pt") as stored:
+        header = json.loads(stored.metadata()["brainlib"])
+        tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}
+    for name in names:
+        if name == "model":
+            header["settings"]["model"] = "Sequential"
+        elif name == "schedule":
+            header["scheduler"]["lr_lambdas"] = [None]
+        else:
+            del header["settings"][name]
+    save_file(tensors, path, {"brainlib": json.dumps(header)})
+
+
+def test_another_horizon_of_the_cosine_schedule_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    schedule = lambda epochs: {"make_scheduler": lambda o: LambdaLR(o, WarmCosine(epochs))}  # noqa: E731
+    train(2, checkpoint=path, **schedule(4))
+    message = refused(path, **schedule(6))
+    assert "scheduler's lr_lambdas was [{'epochs': 4" in message
+    resumed, history = train(4, checkpoint=path, **schedule(4))
+    straight, expected = train(4, **schedule(4))
+    assert same(resumed, straight) and history.learning_rate == expected.learning_rate
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path):
+    """It knows neither layers nor score nor settings of the loss, and nothing of a schedule that was a function."""
+    path = tmp_path / "run.safetensors"
+    cosine = {"make_scheduler": lambda o: LambdaLR(o, WarmCosine(4))}
+    train(2, checkpoint=path, **cosine)
+    forget(path, *LATER_SETTINGS, "schedule")
+    resumed, history = train(4, checkpoint=path, **cosine)
+    straight, expected = train(4, **cosine)
+    assert same(resumed, straight) and numbers(history) == numbers(expected)
 
 
 def test_what_to_keep_cannot_be_changed_to_a_best_that_is_gone(tmp_path):

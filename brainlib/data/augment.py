@@ -8,11 +8,18 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
+from brainlib.files import DataError
+
 
 def to_input(images: torch.Tensor, channels: int | None = None) -> torch.Tensor:
-    """Turn uint8 ``(B, C, H, W)`` into float32 in [0, 1]; one gray channel is repeated ``channels`` times if given."""
-    images = images.float().div_(255)
-    return repeat_channels(images, channels)
+    """Turn uint8 ``(B, C, H, W)`` into float32 in [0, 1]; one gray channel is repeated ``channels`` times if given.
+
+    Raises:
+        DataError: images that are no bytes.
+    """
+    if images.dtype != torch.uint8:
+        raise DataError(f"to_input: images must be uint8, 0 to 255, not {images.dtype}: floats are ready for a model")
+    return repeat_channels(images.float().div_(255), channels)
 
 
 def repeat_channels(images: torch.Tensor, channels: int | None) -> torch.Tensor:

@@ -196,21 +196,30 @@ def list_files(root: Path) -> list[Path]:
     return files
 
 
+def bright_region(image: np.ndarray, threshold: int = 20) -> np.ndarray | None:
+    """The head: the largest connected region brighter than ``threshold``, bool ``(H, W)``; None if there is none.
+
+    Args:
+        image: uint8 ``(H, W)``.
+        threshold: gray level, of a copy smoothed over 5 pixels.
+    """
+    regions, count = ndimage.label(ndimage.uniform_filter(image, size=5) > threshold)
+    return regions == 1 + np.argmax(np.bincount(regions.ravel())[1:]) if count else None
+
+
 def crop_box(image: np.ndarray, threshold: int = 20) -> tuple[slice, slice]:
     """Rows and columns that hold the head.
 
-    The box is that of the largest connected region brighter than ``threshold`` in a smoothed copy, so that a stray
-    letter in a corner of the picture does not keep the margin. A picture with no such region is kept whole.
+    The box is that of `bright_region`, so that a stray letter in a corner of the picture does not keep the margin. A
+    picture with no such region is kept whole.
 
     Args:
         image: uint8 ``(H, W)``.
     """
-    bright = ndimage.uniform_filter(image, size=5) > threshold
-    regions, count = ndimage.label(bright)
-    if count == 0:
+    region = bright_region(image, threshold)
+    if region is None:
         return slice(0, image.shape[0]), slice(0, image.shape[1])
-    largest = 1 + int(np.argmax(np.bincount(regions.ravel())[1:]))
-    return ndimage.find_objects(regions)[largest - 1]
+    return ndimage.find_objects(region.astype(np.uint8))[0]
 
 
 def crop_margins(image: np.ndarray, threshold: int = 20) -> np.ndarray:

@@ -21,6 +21,7 @@ from brainlib.models.custom_cnn import CustomCNN
 from brainlib.models.improved_unet import ImprovedUNet
 from brainlib.models.vgg16 import VGG16
 from brainlib.models.vit import VisionTransformer
+from brainlib.modes import evaluating
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": AlexNet,
@@ -79,10 +80,8 @@ def count_parameters(model: nn.Module) -> int:
 @torch.no_grad()
 def count_multiply_adds(model: nn.Module, shape: tuple[int, ...] = (1, 3, 128, 128)) -> int:
     """Multiplications of convolutions, linear layers and attention in one forward pass of an input of that shape."""
-    was_training = model.training
     counter = FlopCounterMode(display=False)
     # The counter does not know the CPU's attention in one piece; as two matrix products it is counted on each device.
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        model.eval()(torch.zeros(shape, device=next(model.parameters()).device))
-    model.train(was_training)
+    with evaluating(model), counter, sdpa_kernel(SDPBackend.MATH):
+        model(torch.zeros(shape, device=next(model.parameters()).device))
     return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two

@@ -81,7 +81,8 @@ class CompactTransformer(nn.Module):
             layers += [activation(), *(ResidualBlock(outputs, activation) for _ in range(count))]
         self.tokenizer = nn.Sequential(*layers)
         dim = widths[-1]
-        self.position = nn.Parameter(0.02 * torch.randn(1, (image_size // stride) ** 2, dim))
+        self.position = nn.Parameter(torch.empty(1, (image_size // stride) ** 2, dim))
+        self.reset_parameters()
         rates = [drop_path * layer / max(1, depth - 1) for layer in range(depth)]
         self.layers = nn.ModuleList(
             PreNormLayer(dim, heads, int(mlp_ratio * dim), dropout, activation=activation, drop_path=rate)
@@ -90,6 +91,11 @@ class CompactTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.pool = nn.Linear(dim, 1)
         self.head = nn.Linear(dim, num_classes)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the positions, the parameter that belongs to no layer, from N(0, 0.02²)."""
+        self.position.copy_(0.02 * torch.randn_like(self.position))
 
     def forward(
         self, x: torch.Tensor, return_attention: bool = False

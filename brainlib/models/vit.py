@@ -54,8 +54,9 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"patch_size={patch_size} must divide image_size={image_size}")
         self.image_size, self.patch_size = image_size, patch_size
         patches = (image_size // patch_size) ** 2
-        self.position = nn.Parameter(torch.randn(1, patches + 1, dim))
-        self.class_token = nn.Parameter(torch.randn(1, 1, dim))
+        self.position = nn.Parameter(torch.empty(1, patches + 1, dim))
+        self.class_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.reset_parameters()
         self.project = nn.Linear(3 * patch_size**2, dim)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
@@ -63,6 +64,12 @@ class VisionTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes), nn.Dropout(dropout))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw positions and class token, the parameters that belong to no layer, from N(0, 1)."""
+        self.position.copy_(torch.randn_like(self.position))
+        self.class_token.copy_(torch.randn_like(self.class_token))
 
     def forward(
         self, x: torch.Tensor, return_attention: bool = False

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from brainlib.data import Augment, repeat_channels, to_input
+from brainlib.data import Augment, DataError, repeat_channels, to_input
 
 NOTHING = Augment(flip=0, rotation=0, brightness=0, contrast=0)
 
@@ -33,6 +33,13 @@ def test_to_input_maps_bytes_to_the_unit_interval():
     torch.testing.assert_close(to_input(images), torch.tensor([0, 0.2, 1]).view(1, 1, 1, 3))
     assert to_input(images, 3).shape == (1, 3, 1, 3) and to_input(images).dtype == torch.float32
     assert images.flatten().tolist() == [0, 51, 255]  # the bytes are left alone
+
+
+def test_to_input_refuses_what_is_no_bytes_and_leaves_it_alone():
+    images = torch.ones(1, 1, 2, 2)
+    with pytest.raises(DataError, match="images must be uint8, 0 to 255, not torch.float32"):
+        to_input(images)
+    assert (images == 1).all()
 
 
 def test_channels_are_equal_and_not_copied():
