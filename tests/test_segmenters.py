@@ -172,6 +172,18 @@ def test_image_and_mask_move_together_and_the_background_stays_0():
     assert (noisy[~masks.expand_as(noisy)] == 0).all() and (noisy != images).any()
 
 
+def test_the_background_next_to_the_brain_stays_0_where_nothing_moves_and_where_all_does():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(8, 2, 48, 40, generator=generator) > 0.5  # every pixel has neighbors of both kinds
+    images = (torch.rand(8, 4, 48, 40, generator=generator) + 0.5) * masks[:, :1]
+    bright = {"flip": 0, "noisy": 0, "blur": 0}
+    same, followed = SegmentationAugment(spatial=0, **bright)(images, masks, generator)
+    assert torch.equal(followed, masks) and torch.equal(same != 0, images != 0)
+    moved, followed = SegmentationAugment(spatial=1, **bright)(images, masks, generator)
+    assert not torch.equal(followed, masks)
+    assert torch.equal(moved != 0, followed[:, :1].expand_as(moved))
+
+
 def test_a_mirror_is_exact_and_a_turn_keeps_its_shape_in_a_window_that_is_not_square():
     images = torch.rand(1, 4, 40, 80) + 1
     masks = torch.rand(1, 2, 40, 80) > 0.5
