@@ -122,6 +122,18 @@ def test_the_window_follows_the_brain_and_is_put_back(dataset):
     assert np.array_equal(restored[:, 0], dataset.slices(z=[80]).batch(np.arange(len(data)))[1].numpy())
 
 
+def test_another_window_and_another_data_set_have_corners_of_their_own(dataset, tmp_path):
+    data = SegmentationData(dataset.slices(z=[80]), crop=(16, 32))
+    corner = data.corner(0)
+    assert replace(data, crop=(20, 40)).corner(0) == SegmentationData(data.slices, crop=(20, 40)).corner(0) != corner
+    images, labels = patient(1)
+    shifted = np.roll(images, -6, 0), np.roll(labels, -6, 0)
+    write_nifti(tmp_path, "BraTS20_Training_901", shifted)
+    other = _load(tmp_path, workers=1, shape=SHAPE).slices(z=[80])
+    assert replace(data, slices=other).corner(0) == SegmentationData(other, crop=(16, 32)).corner(0) != corner
+    assert data.subset([0])._corners is data._corners  # found once for all parts
+
+
 def test_an_epoch_draws_the_share_of_tumor_that_was_asked_for(dataset):
     data = SegmentationData(dataset.slices(z=WHOLE), foreground=0.5, draws=4000)
     order = data.order(torch.Generator().manual_seed(0))

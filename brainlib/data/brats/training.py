@@ -41,7 +41,8 @@ class SegmentationData:
     crop: tuple[int, int] | None = None
     foreground: float | None = None
     draws: int | None = None
-    _corners: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    # By number of the patient, so not to be shared with another data set or crop: `replace` starts an empty one.
+    _corners: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.regions if name not in REGIONS]:
@@ -84,7 +85,9 @@ class SegmentationData:
 
     def subset(self, index: Sequence[int] | np.ndarray) -> SegmentationData:
         """The slices at ``index`` (integers or a boolean mask), in that order."""
-        return replace(self, slices=self.slices.subset(index))
+        part = replace(self, slices=self.slices.subset(index))
+        part._corners = self._corners
+        return part
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
         """Positions of the slices of one epoch, int64: all, shuffled, or drawn with ``foreground`` from tumor slices.
