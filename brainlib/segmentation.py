@@ -255,7 +255,9 @@ def label_map(masks: Mask, regions: Sequence[str]) -> Mask:
 def slice_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Mean Dice over the channels of each slice, ``(B, C, H, W)`` to float ``(B,)``, both empty scoring 1.
 
-    A quick look at a training, on the device. What is reported is the Dice of whole patients.
+    A quick look at a training, on the device. What is reported is the Dice of whole patients. The two differ much where
+    many slices have no tumor: a network that outlines nothing scores 1 on each mask that is empty, so its mean is the
+    share of empty masks, not 0.
     """
     prediction, masks = logits > 0, masks > 0
     both = (prediction & masks).flatten(2).sum(-1)
@@ -357,6 +359,19 @@ class Counts:
     def patients(self) -> np.ndarray:
         """int64: the patients seen, sorted; the rows of ``per_patient`` tables."""
         return np.unique(self._slices()[1])
+
+    @property
+    def owners(self) -> np.ndarray:
+        """int64 ``(N,)``: the patient of each slice, in the order of updates."""
+        return self._slices()[1]
+
+    def rebatch(self, index: np.ndarray, size: int = 32) -> Counts:
+        """The slices at ``index`` (positions in the order of updates, repeated ones too) in batches of ``size``."""
+        counts, patients = self._slices()
+        found = Counts(self.channels)
+        found._counts = list(torch.from_numpy(counts[index]).split(size))
+        found._patients = list(torch.from_numpy(patients[index]).split(size))
+        return found
 
     def table(self, aggregation: str = "per_patient") -> np.ndarray:
         """TP, FP, FN and TN, int64 ``(G, C, 4)``.
