@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -110,6 +111,18 @@ def test_neighbors_are_the_slices_below_and_above_and_the_last_one_repeats(datas
     for i, z in enumerate((78, 79, 80, 81, 82)):  # every neighbor by the statistics of the whole brain
         alone = standardize(torch.tensor(volume.images[z][None]), mean, std)
         assert torch.allclose(prepared[0, 4 * i : 4 * i + 4], alone[0])
+
+
+def test_neighbors_of_chosen_slices_come_from_the_volume_not_from_the_choice(dataset):
+    data = SegmentationData(dataset.slices(dataset.ids[:2], z=range(60, 100, 10)), neighbors=1, crop=(16, 32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(dataset), "volume", None)  # slices are taken from the file one by one
+        images, labels = data.batch(torch.tensor([1, 6]))
+    assert data.slices.z[[1, 6]].tolist() == [70, 80]
+    for row, label, id, z in zip(images.numpy(), labels.numpy(), dataset.ids, (70, 80), strict=False):
+        volume, (y, x) = dataset.volume(id), data.corner(dataset.ids.index(id))
+        window = np.concatenate(volume.images[z - 1 : z + 2])[:, y : y + 16, x : x + 32]
+        assert np.array_equal(row, window) and np.array_equal(label, volume.labels[z, y : y + 16, x : x + 32])
 
 
 def test_the_window_follows_the_brain_and_is_put_back(dataset):
@@ -390,7 +403,7 @@ def test_the_compact_segmenter_learns_and_its_record_can_be_read(dataset, tmp_pa
     (found,) = load_records(record.chapter, root=tmp_path)
     assert (
         found.run.startswith("compact_unet-")
-        and found.run.endswith("-patient-0")
+        and re.fullmatch(r".*-patient-[0-9a-f]{8}-0", found.run)
         and found.tables["patients"] == scores.patients
     )
     model = load_model(f"{record.chapter}/{record.run}")

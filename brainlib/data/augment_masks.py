@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from brainlib.data.augment import to_device
+
 CONTRASTS = 4  # of a slice; neighbors repeat them
 
 
@@ -80,7 +82,7 @@ class SegmentationAugment:
         row1 = torch.stack([left * angle.cos(), -left * angle.sin() * height / width, torch.zeros_like(angle)], -1)
         row2 = torch.stack([up * angle.sin() * width / height, up * angle.cos(), torch.zeros_like(angle)], -1)
         theta = torch.stack([row1, row2], 1) / size[:, None, None]
-        grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+        grid = F.affine_grid(to_device(theta, images.device), list(images.shape), align_corners=False)
         # The brain moves by its nearest pixel, as a mask does: between two pixels, and by rounding even where nothing
         # moves, the background next to it would take up some of its brightness, and gamma would raise that.
         both = torch.cat([images != 0, masks], 1).float()
@@ -91,7 +93,7 @@ class SegmentationAugment:
     def _brighten(self, images: torch.Tensor, inside: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
         copies = images.shape[1] // CONTRASTS
         brightness, contrast, gamma = (
-            d.T.repeat(1, copies)[:, :, None, None].to(images.device) for d in (2 * draw - 1).split(CONTRASTS)
+            to_device(d.T.repeat(1, copies), images.device)[:, :, None, None] for d in (2 * draw - 1).split(CONTRASTS)
         )
         count = inside.sum((2, 3), keepdim=True).clamp(min=1)
         low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
