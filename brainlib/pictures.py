@@ -15,6 +15,8 @@ from PIL import Image
 from brainlib.files import DataError
 from brainlib.plot import use_style
 
+MIN_ALT = 40  # characters of an alt text; less does not describe a picture
+
 
 def to_image(picture: np.ndarray | Figure, dpi: float | None = None, *, tight: bool = False) -> Image.Image:
     """A picture as an RGB image; a `Figure` is drawn on white, at ``dpi`` or else its own dots per inch.

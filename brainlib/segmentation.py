@@ -17,8 +17,7 @@ For teaching and research, not a medical device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -26,7 +25,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from brainlib.data.brats import LABELS, REGIONS
+from brainlib.data.brats import LABELS
 from brainlib.files import DataError
 
 Mask: TypeAlias = np.ndarray | torch.Tensor
@@ -198,26 +197,6 @@ def lesion_wise_dice(
     if total == 0:
         return float("nan") if empty == "nan" else 1.0
     return float((2 * found / (size + predicted))[counted].sum() / total)
-
-
-def merge_regions(masks: Mask, regions: Sequence[str] = ("WT", "TC", "ET")) -> Mask:
-    """Regions from masks of the three labels, which may overlap where a model has one sigmoid for each.
-
-    Args:
-        masks: bool ``(..., 3, H, W)``: NCR, ED, ET.
-        regions: names in `brainlib.data.brats.REGIONS`.
-
-    Returns:
-        bool ``(..., R, H, W)`` of the same kind, on the same device. For masks that do not overlap it is what
-        `region_masks` makes of the labels.
-    """
-    if unknown := [name for name in regions if name not in REGIONS]:
-        raise DataError(f"regions={unknown}: choose from {', '.join(REGIONS)}")
-    if masks.ndim < 3 or masks.shape[-3] != 3 or masks.dtype not in (torch.bool, np.dtype(bool)):
-        raise DataError(f"masks must be bool (..., 3, H, W): NCR, ED, ET; not {masks.dtype} {tuple(masks.shape)}")
-    single = {LABELS[name]: masks[..., c, :, :] for c, name in enumerate(("NCR", "ED", "ET"))}
-    united = [reduce(or_, (single[label] for label in REGIONS[name])) for name in regions]
-    return torch.stack(united, -3) if isinstance(masks, torch.Tensor) else np.stack(united, -3)
 
 
 def label_map(masks: Mask, regions: Sequence[str]) -> Mask:
