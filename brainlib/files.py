@@ -42,16 +42,16 @@ def explain(error: OSError, path: Path) -> DataError:
 
 
 @contextlib.contextmanager
-def atomic_path(target: str | os.PathLike[str], *, sync_folder: bool = True) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; on success rename it to ``target``, on failure remove it.
 
     The temporary file lies in the same folder (a rename across file systems is not atomic) and keeps the suffix, since
-    many writers choose the format by it. Parent folders are made. The content is on the disk before it gets its name,
-    or a power failure could leave the name with nothing behind it.
+    many writers choose the format by it. Parent folders are made.
 
     Args:
-        sync_folder: wait until the name is on the disk too. False is faster, for one of many files that count only
-            once a later file says that they are complete.
+        durable: have the content on the disk before it gets its name, or a power failure could leave the name with
+            nothing behind it. Without, many files are written faster; pass each to `sync_file` before a last one says
+            that they are complete.
 
     Raises:
         DataError: the folder is read-only, or the disk is full. ``target`` is then what it was before.
@@ -69,16 +69,22 @@ def atomic_path(target: str | os.PathLike[str], *, sync_folder: bool = True) -> 
         # mkstemp makes files private to their owner; a finished file follows the user's own habit (umask).
         mask = os.umask(0)
         os.umask(mask)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            sync_file(temporary)
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, target)
-        if sync_folder:
+        if durable:
             _sync_folder(target.parent)
     except OSError as error:
         raise explain(error, target) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...files import DataError, atomic_path, data_root, exclusive, explain, write_text
+from ...files import DataError, atomic_path, data_root, exclusive, explain, sync_file, write_text
 from ..mri import CLASSES
 from .cohort import examine, patients, survival, volume
 from .settings import PhantomSettings
@@ -199,7 +199,7 @@ def _make(staging: Path, seed: int, settings: PhantomSettings, workers: int, pro
 def _write_slices(folder: Path, patient, settings: PhantomSettings, seed: int) -> list[dict]:
     rows = []
     for picture in examine(patient, settings, seed):
-        with atomic_path(folder / picture.path, sync_folder=False) as path:
+        with atomic_path(folder / picture.path, durable=False) as path:
             Image.fromarray(picture.image).save(path, quality=picture.quality)
         rows.append(
             {
@@ -231,7 +231,7 @@ def _write_volume(folder: Path, number: int, settings: PhantomSettings, seed: in
                 file.create_dataset(
                     name, data=data, compression="gzip", compression_opts=4, shuffle=True, chunks=data.shape
                 )
-        with atomic_path(folder / f"volume_{number}_slice_{z}.h5", sync_folder=False) as path:
+        with atomic_path(folder / f"volume_{number}_slice_{z}.h5", durable=False) as path:
             path.write_bytes(buffer.getbuffer())
     return {
         "number": number,
@@ -285,6 +285,9 @@ def _finish(staging: Path, key: str, seed: int, settings: PhantomSettings) -> No
     _table(folder / "truth.csv", ["Brats20ID", "Grade", "Site", *truth_names, "expected_days"], truth)
 
     shutil.rmtree(state)
+    for file in staging.rglob("*"):
+        if file.is_file():
+            sync_file(file)
     counts = {
         split: {c: len(list((staging / MRI / split / c).iterdir())) for c in CLASSES}
         for split in ("Training", "Testing")
