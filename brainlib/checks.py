@@ -15,13 +15,13 @@ from typing import Any
 
 from brainlib import notebooks
 from brainlib.files import DataError
+from brainlib.pictures import MIN_ALT
 
 MAX_BYTES = 1_500_000
 MAX_OUTPUT_LINES = 30
 MAX_CODE_LINES = 20  # aim for 15
 MAX_SECONDS = 90  # of a demo run on two cores
 MAX_MEMORY_MB = 3000  # of the kernel in a demo run
-MIN_ALT = 40  # characters; less does not describe a figure
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 TAGS = {
     # machinery

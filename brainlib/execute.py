@@ -195,7 +195,8 @@ def run_chapter(root: Path, path: Path, settings: Settings, progress: Progress, 
 def execute(notebook: Any, path: Path, settings: Settings, progress: Progress) -> Any:
     """Execute ``notebook``, the chapter at ``path``, in a new kernel of this interpreter; return it with outputs.
 
-    The kernel works in the folder of the chapter. No cell has a time limit.
+    The kernel works in the folder of the chapter. In the demo profile it sees no GPU, so that its outputs are those of
+    any machine. No cell has a time limit.
     """
     import nbclient.exceptions
     import papermill
@@ -235,7 +236,7 @@ def execute(notebook: Any, path: Path, settings: Settings, progress: Progress) -
             progress_bar=False,
             stdout_file=progress,
             start_timeout=120,
-            kernel_manager_class=_kernel_class(),
+            kernel_manager_class=_kernel_class(settings.profile),
             on_cell_execute=started,
             on_cell_executed=finished,
         )
@@ -313,7 +314,7 @@ def _stamp(root: Path, path: Path) -> Path:
     return root / "_build" / "executed" / f"{path.stem}.json"
 
 
-def _kernel_class() -> type:
+def _kernel_class(profile: str) -> type:
     """A kernel manager that starts the interpreter which runs this code, whatever kernels are installed."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -331,6 +332,7 @@ def _kernel_class() -> type:
                     "PYTHONHASHSEED": "0",
                     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
                     "BRAINLIB_CONTROLS": "static",
+                    **({"CUDA_VISIBLE_DEVICES": ""} if profile == "demo" else {}),
                 },
                 language="python",
                 **{k: v for k, v in notebooks.KERNELSPEC.items() if k == "display_name"},

@@ -42,11 +42,16 @@ def explain(error: OSError, path: Path) -> DataError:
 
 
 @contextlib.contextmanager
-def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; on success rename it to ``target``, on failure remove it.
 
     The temporary file lies in the same folder (a rename across file systems is not atomic) and keeps the suffix, since
     many writers choose the format by it. Parent folders are made.
+
+    Args:
+        durable: have the content on the disk before it gets its name, or a power failure could leave the name with
+            nothing behind it. Without, many files are written faster; pass each to `sync_file` before a last one says
+            that they are complete.
 
     Raises:
         DataError: the folder is read-only, or the disk is full. ``target`` is then what it was before.
@@ -64,12 +69,57 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         # mkstemp makes files private to their owner; a finished file follows the user's own habit (umask).
         mask = os.umask(0)
         os.umask(mask)
+        if durable:
+            sync_file(temporary)
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, target)
+        if durable:
+            _sync_folder(target.parent)
     except OSError as error:
         raise explain(error, target) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the names in ``folder`` are on the disk, where the system can (Windows and some disks cannot)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let one process at a time run the block; the others wait.
+
+    ``path`` is an empty file for the lock alone, made with its folders. It is never removed: a process that waits for
+    a removed file and one that makes it anew would both go on. The system drops the lock when a process ends. On
+    Windows and on disks without locks nobody waits, so what is done twice at once must do no harm.
+
+    Raises:
+        DataError: the file cannot be made.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "w")
+    except OSError as error:
+        raise explain(error, path) from error
+    with handle:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _temporary_prefix(target: Path) -> str:

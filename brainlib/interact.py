@@ -25,9 +25,8 @@ from PIL import Image
 
 from brainlib import controls
 from brainlib.files import DataError
-from brainlib.pictures import data_uri, draw_image, to_webp
+from brainlib.pictures import MIN_ALT, data_uri, draw_image, to_webp
 
-MIN_ALT = 40  # characters; less does not describe a picture
 MAX_AXES = 3
 CACHED_FRAMES = 200  # of a live control
 MIN_WIDTH = 320  # pixels of the page: a smaller picture is shown enlarged

@@ -78,6 +78,9 @@ class BatchDice(SoftDice):
 
     A slice without tumor then shares its denominator with slices that have some, as in nnU-Net (Isensee et al. 2021,
     doi 10.1038/s41592-020-01008-z). A channel that is empty in the whole batch is treated as in `SoftDice`.
+
+    Where several processes share a batch, each adds up its own share alone: the mean of their losses is not the loss
+    of the whole batch, so a network trained by two processes is not quite that of one.
     """
 
     def compute(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

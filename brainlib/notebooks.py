@@ -173,8 +173,9 @@ def parameters(notebook: Any) -> dict[str, Any]:
         if "parameters" not in tags(cell):
             continue
         for statement in _parse(cell.source).body:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-            for target in targets:
+            if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+                continue
+            for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
                 if isinstance(target, ast.Name):
                     try:
                         found[target.id] = ast.literal_eval(statement.value)
@@ -264,10 +265,14 @@ def code_hash(notebook: Any) -> str:
 def library_hash(notebook: Any, package: Path = PACKAGE) -> str:
     """Sixteen hex digits over the modules of ``package`` that the code cells import, directly or through others.
 
-    Comments, docstrings and layout do not count: what a module does makes a chapter stale, what it says does not.
+    Comments, docstrings and layout do not count: what a module does makes a chapter stale, what it says does not. The
+    tables in ``data/tables`` that a module names count with it.
     """
     modules = imported_modules([cell.source for cell in code_cells(notebook)], package)
-    return _digest(repr([(name, _canonical(ast.parse(path.read_bytes()))) for name, path in sorted(modules.items())]))
+    parts = [(name, _canonical(ast.parse(path.read_bytes()))) for name, path in sorted(modules.items())]
+    code = repr(parts)
+    tables = [path for path in sorted((package / "data" / "tables").glob("*")) if path.name in code]
+    return _digest(code + "".join(f"\n{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in tables))
 
 
 def records_hash(chapter: str, notebook: Any, root: Path, package: Path = PACKAGE) -> str:

@@ -15,6 +15,8 @@ from PIL import Image
 from brainlib.files import DataError
 from brainlib.plot import use_style
 
+MIN_ALT = 40  # characters of an alt text; less does not describe a picture
+
 
 def to_image(picture: np.ndarray | Figure, dpi: float | None = None, *, tight: bool = False) -> Image.Image:
     """A picture as an RGB image; a `Figure` is drawn on white, at ``dpi`` or else its own dots per inch.
@@ -72,6 +74,9 @@ def to_page(image: Image.Image, max_bytes: int) -> tuple[str, bytes]:
     """``image`` as a file of at most ``max_bytes`` and its MIME type: PNG if that is small enough, else JPEG.
 
     PNG with 256 colors keeps lines and letters sharp; pictures of brains are noise to it, and JPEG is made for them.
+
+    Raises:
+        DataError: even the coarsest JPEG is larger.
     """
     encoded = io.BytesIO()
     image.quantize(256, dither=Image.Dither.NONE).save(encoded, "PNG", optimize=True)
@@ -79,10 +84,14 @@ def to_page(image: Image.Image, max_bytes: int) -> tuple[str, bytes]:
         return "image/png", encoded.getvalue()
     for quality in (85, 75, 60, 45, 30, 15):
         encoded = io.BytesIO()
-        image.save(encoded, "JPEG", quality=quality, subsampling=0, optimize=True)
+        # Without optimize: Pillow's buffer for it is too small for noise in full color, and it then stops half-way.
+        image.save(encoded, "JPEG", quality=quality, subsampling=0)
         if encoded.tell() <= max_bytes:
-            break
-    return "image/jpeg", encoded.getvalue()
+            return "image/jpeg", encoded.getvalue()
+    raise DataError(
+        f"a picture of {image.width} × {image.height} pixels has {encoded.tell() / 1e3:.0f} kB as the coarsest JPEG, "
+        f"more than {max_bytes / 1e3:.0f} kB: make it smaller, or show less in it"
+    )
 
 
 def data_uri(content: bytes, mime: str = "image/webp") -> str:

@@ -27,7 +27,7 @@ import brainlib
 from brainlib.evaluate import Interval, Predictions
 from brainlib.files import DataError, atomic_path, data_root, write_text
 from brainlib.models import create_model
-from brainlib.pictures import to_image, to_page, to_webp
+from brainlib.pictures import MIN_ALT, to_image, to_page, to_webp
 
 try:
     import resource
@@ -43,7 +43,6 @@ MAX_FIGURE_BYTES = 400_000  # of a file in the book
 MAX_SHOWN_BYTES = 150_000  # of a picture in a notebook
 FIGURE_DPI = 200
 PAGE_DPI = 110  # that of a figure which a cell draws: both are as large on the page
-MIN_ALT = 40  # characters; less does not describe a figure
 
 
 @dataclass

@@ -17,8 +17,7 @@ For teaching and research, not a medical device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -26,7 +25,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from brainlib.data.brats import LABELS, REGIONS
+from brainlib.data.brats import LABELS
 from brainlib.files import DataError
 
 Mask: TypeAlias = np.ndarray | torch.Tensor
@@ -200,26 +199,6 @@ def lesion_wise_dice(
     return float((2 * found / (size + predicted))[counted].sum() / total)
 
 
-def merge_regions(masks: Mask, regions: Sequence[str] = ("WT", "TC", "ET")) -> Mask:
-    """Regions from masks of the three labels, which may overlap where a model has one sigmoid for each.
-
-    Args:
-        masks: bool ``(..., 3, H, W)``: NCR, ED, ET.
-        regions: names in `brainlib.data.brats.REGIONS`.
-
-    Returns:
-        bool ``(..., R, H, W)`` of the same kind, on the same device. For masks that do not overlap it is what
-        `region_masks` makes of the labels.
-    """
-    if unknown := [name for name in regions if name not in REGIONS]:
-        raise DataError(f"regions={unknown}: choose from {', '.join(REGIONS)}")
-    if masks.ndim < 3 or masks.shape[-3] != 3 or masks.dtype not in (torch.bool, np.dtype(bool)):
-        raise DataError(f"masks must be bool (..., 3, H, W): NCR, ED, ET; not {masks.dtype} {tuple(masks.shape)}")
-    single = {LABELS[name]: masks[..., c, :, :] for c, name in enumerate(("NCR", "ED", "ET"))}
-    united = [reduce(or_, (single[label] for label in REGIONS[name])) for name in regions]
-    return torch.stack(united, -3) if isinstance(masks, torch.Tensor) else np.stack(united, -3)
-
-
 def label_map(masks: Mask, regions: Sequence[str]) -> Mask:
     """Labels 0, 1, 2, 4 from masks of three regions: one answer a pixel.
 
@@ -255,7 +234,9 @@ def label_map(masks: Mask, regions: Sequence[str]) -> Mask:
 def slice_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Mean Dice over the channels of each slice, ``(B, C, H, W)`` to float ``(B,)``, both empty scoring 1.
 
-    A quick look at a training, on the device. What is reported is the Dice of whole patients.
+    A quick look at a training, on the device. What is reported is the Dice of whole patients. The two differ much where
+    many slices have no tumor: a network that outlines nothing scores 1 on each mask that is empty, so its mean is the
+    share of empty masks, not 0.
     """
     prediction, masks = logits > 0, masks > 0
     both = (prediction & masks).flatten(2).sum(-1)
@@ -357,6 +338,19 @@ class Counts:
     def patients(self) -> np.ndarray:
         """int64: the patients seen, sorted; the rows of ``per_patient`` tables."""
         return np.unique(self._slices()[1])
+
+    @property
+    def owners(self) -> np.ndarray:
+        """int64 ``(N,)``: the patient of each slice, in the order of updates."""
+        return self._slices()[1]
+
+    def rebatch(self, index: np.ndarray, size: int = 32) -> Counts:
+        """The slices at ``index`` (positions in the order of updates, repeated ones too) in batches of ``size``."""
+        counts, patients = self._slices()
+        found = Counts(self.channels)
+        found._counts = list(torch.from_numpy(counts[index]).split(size))
+        found._patients = list(torch.from_numpy(patients[index]).split(size))
+        return found
 
     def table(self, aggregation: str = "per_patient") -> np.ndarray:
         """TP, FP, FN and TN, int64 ``(G, C, 4)``.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -22,7 +24,7 @@ from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler
 
 from brainlib.data.augment_masks import SegmentationAugment
 from brainlib.data.brats import BraTSDataset, BraTSSlices, SegmentationData, region_masks
-from brainlib.distributed import Processes
+from brainlib.distributed import Processes, is_main_process
 from brainlib.evaluate import Interval
 from brainlib.files import DataError, data_root
 from brainlib.losses import BCE, BatchDice, DeepSupervision, DiceBCE, SoftDice
@@ -30,7 +32,7 @@ from brainlib.models import count_parameters
 from brainlib.modes import evaluating, exact_float32
 from brainlib.recipes import BaseRecipe, WarmCosine
 from brainlib.results import Record, load_records, peak_memory_bytes, reset_peak_memory
-from brainlib.segmentation import PIXEL_METRICS, WORST_DISTANCE, Counts, label_map, score_volume, slice_dice
+from brainlib.segmentation import WORST_DISTANCE, Counts, label_map, score_volume, slice_dice
 from brainlib.train import History, automatic_precision, fit, prepare_batch, seed_everything
 
 CHAPTER = "14_comparing_segmenters"
@@ -39,6 +41,8 @@ HABITS = ("own", "course")
 #: The study's slices: the middle half of a volume.
 MIDDLE = range(39, 116)
 WHOLE = range(155)
+#: Slices of a batch over which the study adds up its counts.
+POOLED = 32
 #: Regions that every record scores.
 SCORED = ("WT", "TC", "ET", "NCR", "ED")
 LOSSES: dict[str, Callable[[], nn.Module]] = {
@@ -272,6 +276,8 @@ class TrainedSegmenter:
     Attributes:
         patients: ids of those learned from, chosen with and tested on; all three alike under the study's protocol.
         test: the slices that are tested: middle slices of all patients (study), whole volumes (patient).
+        run: the name of its checkpoint and of its record.
+        precision: that of the training, as in `brainlib.train.fit`.
         peak_memory_bytes: see `Record`.
     """
 
@@ -284,6 +290,8 @@ class TrainedSegmenter:
     patients: tuple[tuple[str, ...], ...]
     train: SegmentationData
     test: SegmentationData
+    run: str
+    precision: str
     peak_memory_bytes: int = field(default_factory=peak_memory_bytes)
 
     @property
@@ -309,8 +317,12 @@ def train_segmenter(
         model: a name with a recipe (`SEGMENTER_RECIPES`), or a recipe of your own.
         split: ``"patient"``: patients apart, see `split_patients`. ``"study"``: slices apart, see `split_slices`.
         epochs: the recipe's if None.
-        patients: ids to learn from, to validate with and to test on, in place of `split_patients`.
+        patients: ids to learn from, to validate with and to test on, in place of `split_patients`. The name of the run
+            then says so.
         checkpoints: folder for the run's file, so that a run that dies goes on; None for none.
+
+    The scores in the history are `slice_dice`, which takes a slice without tumor for right when nothing is outlined: a
+    network that never outlines anything scores the share of empty masks. A warning tells of one that ends so.
 
     Raises:
         DataError: no such recipe or protocol, a patient in two parts, or a checkpoint of another run.
@@ -332,6 +344,8 @@ def train_segmenter(
             raise DataError(f"{min(tested)} would be learned from, or chosen with, and tested: keep the parts apart")
     else:
         raise DataError(f"split={split!r}: choose one of {', '.join(PROTOCOLS)}")
+    run = _run_name(recipe, split, seed, epochs, patients if split == "patient" else None)
+    precision = automatic_precision()
     reset_peak_memory()
     seed_everything(seed)
     network = recipe.make_model()
@@ -350,20 +364,36 @@ def train_segmenter(
         keep="last",
         overlap=overlap,
         seed=seed,
-        checkpoint=checkpoints / _checkpoint_name(recipe, split, seed, epochs, patients) if checkpoints else None,
+        precision=precision,
+        checkpoint=checkpoints / f"{run}.safetensors" if checkpoints else None,
         label=f"{recipe.model}-{split}, seed {seed}",
         progress=progress,
     )
-    return TrainedSegmenter(recipe, split, seed, epochs, network, history, parts, train, test)
+    if is_main_process() and _outlines_nothing(network, validation):
+        warnings.warn(
+            f"{run} outlines nothing on the validation slices; its score there is that of slices without tumor",
+            stacklevel=2,
+        )
+    return TrainedSegmenter(recipe, split, seed, epochs, network, history, parts, train, test, run, precision)
 
 
-def _checkpoint_name(recipe: SegmenterRecipe, split: str, seed: int, epochs: int, patients: Any) -> str:
-    """Whatever changes a network changes the name of its file."""
+def _run_name(recipe: SegmenterRecipe, split: str, seed: int, epochs: int, patients: Any) -> str:
+    """The name of a run: the fields of its recipe, the protocol, patients of one's own, seed and epochs.
+
+    The data, the precision and the number of processes are not in it. They stand in the checkpoint, and `fit` refuses
+    one in which they differ.
+    """
     name = f"{recipe.model}{recipe.mark()}-{split}"
     if patients is not None:
         name += "-" + hashlib.sha256(json.dumps([list(part) for part in patients]).encode()).hexdigest()[:8]
     length = "" if epochs == recipe.epochs else f"-{epochs}-epochs"
-    return f"{name}-{seed}{length}.safetensors"
+    return f"{name}-{seed}{length}"
+
+
+def _outlines_nothing(network: nn.Module, data: SegmentationData) -> bool:
+    """Whether a network's masks are empty in all slices; of one that outlines something, few slices show it."""
+    parts = -(-len(data) // 32)
+    return not any((outline(network, data.subset(np.arange(i, len(data), parts))) > 0.5).any() for i in range(parts))
 
 
 # ---- from a run to numbers
@@ -375,8 +405,9 @@ class SegmenterScores:
 
     Attributes:
         patients: one row for each tested patient: ``id``, ``grade``, and for each region in `SCORED` ``ml_…``,
-            ``predicted_ml_…``, ``dice_…`` and ``hd95_…`` (in mm), in lower case.
-        counts: of the middle slices, channels NCR, ED and ET, in batches of 32 as the study pooled them.
+            ``predicted_ml_…``, ``dice_…`` and, where distances were measured, ``hd95_…`` (in mm), in lower case.
+            Milliliters are those of the tested slices, 1 mm each: of the volume only where all of it is tested.
+        counts: of the middle slices, channels NCR, ED and ET, in batches of `POOLED` as the study pooled them.
         reliability: for each region that the model outlines, bins of predicted probability: ``mean probability``,
             ``share of tumor``, ``pixels``; over pixels of the brain.
     """
@@ -395,6 +426,9 @@ def score_segmenter(
         flips: see `outline`.
         threshold: a pixel is outlined where its probability is higher.
         distances: measure HD95 too, which takes longer than all the rest; only where ``test`` holds whole volumes.
+
+    Raises:
+        DataError: distances are asked for, and the slices of a patient are not 1 mm apart.
     """
     return score_outlines(lambda data: outline(model, data, flips=flips), test, threshold, distances)
 
@@ -409,11 +443,15 @@ def score_outlines(
 
     Args:
         outliner: takes the data of one patient and returns what `outline` does.
+        threshold, distances: as of `score_segmenter`, and so is what is refused.
     """
     dataset = test.slices.dataset
+    if distances:
+        _check_adjacent(test)
     about = {row["id"]: row for row in dataset.table()}
     rows, reliability = [], {name: np.zeros((10, 3)) for name in test.regions}
-    pooled: list[tuple[np.ndarray, ...]] = []
+    counts = Counts(("NCR", "ED", "ET"))
+    single = [SCORED.index(name) for name in counts.channels]
     for group in np.unique(test.groups):
         data = test.subset(np.flatnonzero(test.groups == group))
         probabilities = outliner(data)
@@ -438,22 +476,23 @@ def score_outlines(
                 row[f"hd95_{low}"] = scores["hausdorff95"][name]
         rows.append(row)
         middle = np.isin(data.slices.z, MIDDLE)
-        single = [SCORED.index(name) for name in ("NCR", "ED", "ET")]
-        pooled.append((predicted[middle][:, single], true[middle][:, single], np.full(middle.sum(), group)))
-    return SegmenterScores(rows, _pool(pooled), {name: _finish(bins) for name, bins in reliability.items()})
+        if middle.any():
+            masks = (torch.from_numpy(part[middle][:, single]) for part in (predicted, true))
+            counts.update(*masks, int(group))
+    if len(counts):  # shuffled, as a loader of validation slices mixes patients
+        counts = counts.rebatch(np.random.default_rng(0).permutation(len(counts)), POOLED)
+    return SegmenterScores(rows, counts, {name: _finish(bins) for name, bins in reliability.items()})
 
 
-def _pool(parts: list[tuple[np.ndarray, ...]]) -> Counts:
-    """Counts in batches of 32 slices, shuffled: as a loader of validation slices mixes patients."""
-    order = np.random.default_rng(0).permutation(sum(len(part[2]) for part in parts))
-    owner = np.concatenate([np.full(len(part[2]), i) for i, part in enumerate(parts)])
-    inner = np.concatenate([np.arange(len(part[2])) for part in parts])
-    counts = Counts(("NCR", "ED", "ET"))
-    for start in range(0, len(order), 32):
-        index = order[start : start + 32]
-        batch = [np.stack([parts[owner[i]][k][inner[i]] for i in index]) for k in range(3)]
-        counts.update(torch.from_numpy(batch[0]), torch.from_numpy(batch[1]), batch[2])
-    return counts
+def _check_adjacent(test: SegmentationData) -> None:
+    """Refuse slices that are not 1 mm apart, from below upward: a distance through them would be wrong."""
+    for group in np.unique(test.groups):
+        z = test.slices.z[test.groups == group]
+        if (gaps := np.flatnonzero(np.diff(z) != 1)).size:
+            raise DataError(
+                f"distances=True needs slices 1 mm apart, from below upward, but of {test.slices.dataset.ids[group]} "
+                f"slice {z[gaps[0] + 1]} follows {z[gaps[0]]}: test whole volumes (z=WHOLE), or set distances=False"
+            )
 
 
 def _bins(probabilities: np.ndarray, truth: np.ndarray, bins: int = 10) -> np.ndarray:
@@ -492,25 +531,53 @@ def bootstrap_mean(values: Sequence[float] | np.ndarray, *, samples: int = 2000,
     return Interval(float(np.nanmean(table)), float(low), float(high))
 
 
+def bootstrap_pooled(counts: Counts, *, samples: int = 2000, seed: int = 0) -> dict[str, dict[str, Interval]]:
+    """The study's pooled metrics, by metric and channel as in `Counts.means`, with 95 % intervals over patients.
+
+    Slices of one batch, and batches that share patients, are no sample of anything. So each draw takes patients with
+    replacement, shuffles all their slices into batches of `POOLED`, and pools again.
+    """
+    value = counts.means("batch_pooled")
+    owners = counts.owners
+    members = [np.flatnonzero(owners == patient) for patient in counts.patients]
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(samples):
+        slices = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        means = counts.rebatch(rng.permutation(slices), POOLED).means("batch_pooled")
+        drawn.append([[means[name][channel] for channel in means[name]] for name in means])
+    table = np.array(drawn)  # (samples, metrics, channels and their mean)
+    found: dict[str, dict[str, Interval]] = {}
+    for m, name in enumerate(value):
+        found[name] = {}
+        for c, channel in enumerate(value[name]):
+            known = table[:, m, c][~np.isnan(table[:, m, c])]
+            ends = np.quantile(known, [0.025, 0.975]) if len(known) else (float("nan"),) * 2
+            found[name][channel] = Interval(value[name][channel], *map(float, ends))
+    return found
+
+
 def describe_segmenter(trained: TrainedSegmenter, scores: SegmenterScores, profile: str = "full") -> Record:
     """The record of a run, to be saved with `brainlib.results.save_record`.
 
-    Its metrics are, under the patient protocol, ``dice_…`` and ``hd95_…`` by region: means over patients. Under the
-    study's they are its seven pixel metrics by channel, such as ``dice_ncr`` and ``dice_mean``, pooled over batches of
-    32 slices and averaged over batches, as the study reports them. ``tables`` holds both kinds in either case.
+    Its metrics are, under the patient protocol, ``dice_…`` by region, and ``hd95_…`` where distances were measured:
+    means over patients. Under the study's they are its seven pixel metrics by channel, such as ``dice_ncr``, pooled
+    over batches of 32 slices and averaged over batches, as the study reports them; ``dice_mean`` is the mean of the
+    channels. Either kind has an interval over patients. ``tables`` holds both kinds in either case.
     """
     recipe, dataset = trained.recipe, trained.test.slices.dataset
     pooled = scores.counts.means("batch_pooled")
     if trained.split == "study":
-        values = scores.counts.scores("batch_pooled")
-        metrics = {}
-        for name in PIXEL_METRICS:
-            table = np.column_stack([values[name], np.nanmean(values[name], 1)])
-            for channel, column in zip(("ncr", "ed", "et", "mean"), table.T, strict=True):
-                metrics[f"{name}_{channel}"] = bootstrap_mean(column)
+        metrics = {
+            f"{name}_{channel.lower()}": interval
+            for name, channels in bootstrap_pooled(scores.counts).items()
+            for channel, interval in channels.items()
+        }
     else:
         names = [f"{kind}_{region.lower()}" for kind in ("dice", "hd95") for region in SCORED]
-        metrics = {name: bootstrap_mean([row[name] for row in scores.patients]) for name in names}
+        metrics = {
+            name: bootstrap_mean([row[name] for row in scores.patients]) for name in names if name in scores.patients[0]
+        }
     facts = {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
@@ -526,7 +593,7 @@ def describe_segmenter(trained: TrainedSegmenter, scores: SegmenterScores, profi
         "shortened": trained.epochs < recipe.epochs,
         "slices": len(trained.train),
         "parameters": count_parameters(trained.network),
-        "precision": automatic_precision(),
+        "precision": trained.precision,
         "processes": Processes.current().size,
         "worst_distance": WORST_DISTANCE,
     }
@@ -539,12 +606,9 @@ def describe_segmenter(trained: TrainedSegmenter, scores: SegmenterScores, profi
         "reliability": scores.reliability,
         "split": [list(part) for part in trained.patients] if trained.split == "patient" else [],
     }
-    run = f"{recipe.model}{recipe.mark()}-{trained.split}-{trained.seed}"
-    if trained.epochs != recipe.epochs:
-        run += f"-{trained.epochs}-epochs"
     return Record(
         CHAPTER,
-        run,
+        trained.run,
         recipe.model,
         profile,
         facts,
@@ -562,7 +626,8 @@ def recorded_segmenters(split: str, habits: str = "own") -> dict[tuple[str, int]
 
     Args:
         split: ``"study"`` or ``"patient"``.
-        habits: as for `get_segmenter_recipe`. Trainings by any other recipe are left out.
+        habits: as for `get_segmenter_recipe`. Trainings by any other recipe, or with patients of one's own, are left
+            out.
 
     Raises:
         DataError: no such protocol or habits.
@@ -572,7 +637,7 @@ def recorded_segmenters(split: str, habits: str = "own") -> dict[tuple[str, int]
     mark = "" if habits == "own" else f"-{habits}"
     found: dict[tuple[str, int], list[Record]] = {}
     for record in load_records(CHAPTER):
-        if record.run.startswith(f"{record.model}{mark}-{split}-"):
+        if re.fullmatch(rf"{re.escape(record.model)}{mark}-{split}-\d+(-\d+-epochs)?", record.run):
             found.setdefault((record.model, record.settings["epochs"]), []).append(record)
     return {key: sorted(found[key], key=lambda record: record.seeds) for key in sorted(found)}
 

@@ -144,8 +144,8 @@ def fit(
         train, validation: data sets with uint8 batches. Without validation the last epoch is kept.
         optimizer: made over ``model.parameters()``.
         loss: of (outputs, targets); a mean over the items of the batch. Another kind of mean, such as one weighted by
-            class, is taken over each process's share where there are several. The tensors of a module, such as weights
-            of classes, go to the device of the training.
+            class or the Dice of a whole batch, is taken over each process's share where there are several. The tensors
+            of a module, such as weights of classes, go to the device of the training.
         scheduler: stepped after each epoch.
         checkpoint: a ``.safetensors`` file, written after each epoch and read if it exists. A finished run is loaded
             and not trained again; a larger ``epochs`` goes on from it. It belongs to one number of processes.

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported anywhere: expected numbers and times are those of the CPU, and the GPU may be in use.
+if os.environ.get("BRAINLIB_TEST_CUDA") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 USER_DATA = os.environ.get("BRAINLIB_DATA")

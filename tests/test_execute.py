@@ -25,7 +25,7 @@ from pathlib import Path
 assert Path.cwd().name == "chapters"
 assert sys.executable == os.environ["EXPECTED_PYTHON"]
 print("hash seed", os.environ["PYTHONHASHSEED"])
-print(profile, seed)
+print(profile, seed, repr(os.environ.get("CUDA_VISIBLE_DEVICES")))
 _ = bytearray(b"x") * 300_000_000"""
 WAITING = """\
 import time
@@ -54,6 +54,7 @@ def kernels(tmp_path, monkeypatch):
     (folder / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("EXPECTED_PYTHON", sys.executable)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")  # a demo run must not see it, a full run must
     monkeypatch.setenv("BRAINLIB_DATA", str(tmp_path / "data"))
 
 
@@ -82,7 +83,7 @@ def test_a_demo_run_of_good_and_failing_chapters(tmp_path, kernels, capsys):
     # The one that runs is written back, clean and marked.
     notebook = notebooks.read(paths["03_c"])
     cell = next(cell for cell in notebook.cells if cell.id == "a")
-    assert cell.outputs[0].text == "hash seed 0\ndemo 0\n"
+    assert cell.outputs[0].text == "hash seed 0\ndemo 0 ''\n"
     assert [c.id for c in notebook.cells] == [c.id for c in chapter(code("a", GOOD)).cells]
     mark = dict(notebook.metadata["brainlib"])
     assert mark.pop("seconds") >= 0
@@ -116,7 +117,7 @@ def test_a_run_with_parameters_leaves_the_chapter_alone(tmp_path, kernels):
     failed, _ = run(root, profile="full", parameters={"seed": 3})
     target = tmp_path / "data" / "runs" / "01_a" / "full-seed-3.ipynb"
     assert failed == 0 and path.read_bytes() == before
-    assert "full 3" in target.read_text()
+    assert "full 3 '7'" in target.read_text()
     assert "fresh" in run(root, profile="full", parameters={"seed": 3})[1]
     assert execute.stale_reasons(root, path, Settings("full", {"seed": 4})) == ["it was not executed yet"]
     target = tmp_path / "out" / "01_a.ipynb"

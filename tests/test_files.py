@@ -3,9 +3,11 @@
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,17 @@ import torch
 from helpers import mounted, tree
 from safetensors.torch import load_file
 
-from brainlib.files import DataError, atomic_path, data_root, explain, remove_leftovers, write_tensors, write_text
+from brainlib.files import (
+    DataError,
+    atomic_path,
+    data_root,
+    exclusive,
+    explain,
+    remove_leftovers,
+    sync_file,
+    write_tensors,
+    write_text,
+)
 
 
 def test_data_root_follows_the_environment(monkeypatch, tmp_path):
@@ -139,6 +151,79 @@ def test_killed_writer_leaves_the_old_file_and_its_leftover_can_be_removed(tmp_p
     remove_leftovers(tmp_path / "x.txt")
     assert sorted(tree(tmp_path)) == [".x-other.txt", ".y-abcdefgh.txt", "x.txt"]
     remove_leftovers(tmp_path / "no folder" / "x.txt")
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    steps, fsync, replace = [], os.fsync, os.replace
+
+    def synced(handle):
+        steps.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.replace", lambda *paths: steps.append("name") or replace(*paths))
+    write_text(tmp_path / "x.txt", "1")
+    with atomic_path(tmp_path / "y.txt", durable=False) as temporary:
+        temporary.write_text("2")
+    assert steps == ["file", "name", "folder", "name"]
+    sync_file(tmp_path / "y.txt")
+    assert steps[4:] == ["file"]
+    assert tree(tmp_path) == {"x.txt": b"1", "y.txt": b"2"}
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error_but_a_file_is(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def fails_for(wanted):
+        def synced(handle):
+            if stat.S_ISDIR(os.fstat(handle).st_mode) == wanted:
+                raise OSError(errno.EDQUOT, "over quota")
+            fsync(handle)
+
+        return synced
+
+    monkeypatch.setattr("os.fsync", fails_for(True))
+    write_text(tmp_path / "x.txt", "old")
+    monkeypatch.setattr("os.fsync", fails_for(False))
+    with pytest.raises(DataError, match="disk is full"):
+        write_text(tmp_path / "x.txt", "new")
+    assert tree(tmp_path) == {"x.txt": b"old"}
+
+
+def test_one_at_a_time_is_inside_and_the_file_stays(tmp_path):
+    lock, inside, most = tmp_path / "folder" / ".lock", [], []
+
+    def enter():
+        for _ in range(5):
+            with exclusive(lock):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.002)
+                inside.pop()
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1 and len(most) == 20
+    assert tree(tmp_path) == {"folder/.lock": b""}
+
+
+def test_a_disk_without_locks_and_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with exclusive(tmp_path / ".lock"):
+        pass
+    with pytest.raises(OSError, match="of the block"), exclusive(tmp_path / ".lock"):
+        raise OSError("of the block")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file/.lock"), exclusive(tmp_path / "file" / ".lock"):
+        pass
 
 
 def test_readers_never_see_half_a_file(tmp_path):

@@ -1,6 +1,7 @@
 """Chapters as files: order, cleaning, the set-up cell, and what makes a chapter stale."""
 
 import ast
+import shutil
 
 import nbformat
 import pytest
@@ -132,6 +133,8 @@ def test_parameters_are_read_with_their_defaults():
     notebook = chapter()
     notebook.cells[3].source = 'profile = "demo"\nseed: int = 0\nrates = [0.1, 0.2]\nwhere = home()'
     assert notebooks.parameters(notebook) == {"profile": "demo", "seed": 0, "rates": [0.1, 0.2], "where": None}
+    notebook.cells[3].source = 'n: int\nfor name in ("a", "b"):\n    print(name)\nn += 1\nepochs: int = 3'
+    assert notebooks.parameters(notebook) == {"epochs": 3}
 
 
 # The freshness mark
@@ -180,6 +183,34 @@ def test_the_library_hash_follows_what_a_module_does_not_what_it_says(package):
     assert notebooks.library_hash(notebook, package) == before
     files.write_text("def root():\n    return 2\n")
     assert notebooks.library_hash(notebook, package) != before
+
+
+def test_the_library_hash_follows_the_tables_that_a_module_reads(package):
+    notebook, other = chapter(code("a", "from brainlib.data import load")), chapter(code("a", "import brainlib.alone"))
+    table = package / "data" / "tables" / "patients.csv"
+    table.parent.mkdir()
+    table.write_text("id\n1\n")
+    (table.parent / "README.md").write_text("What they are.")
+    mri = package / "data" / "mri.py"
+    mri.write_text(mri.read_text() + 'TABLE = "tables/patients.csv"\n')
+    before = [notebooks.library_hash(n, package) for n in (notebook, other)]
+    table.write_text("id\n2\n")
+    (table.parent / "README.md").write_text("What else they are.")
+    after = [notebooks.library_hash(n, package) for n in (notebook, other)]
+    assert after[0] != before[0] and after[1] == before[1]
+
+
+def test_the_library_hash_follows_the_tables_of_the_course(tmp_path):
+    shutil.copytree(notebooks.PACKAGE, tmp_path / "brainlib", ignore=shutil.ignore_patterns("__pycache__"))
+    for cell, name in (
+        ("from brainlib.segmenters import split_patients", "patients.csv"),
+        ("from brainlib.data import load_mri", "brain_tumor_mri_match.csv.gz"),
+    ):
+        notebook = chapter(code("a", cell))
+        before = notebooks.library_hash(notebook, tmp_path / "brainlib")
+        table = tmp_path / "brainlib" / "data" / "tables" / name
+        table.write_bytes(table.read_bytes() + b" ")
+        assert notebooks.library_hash(notebook, tmp_path / "brainlib") != before
 
 
 def test_a_string_that_is_no_docstring_counts(package):

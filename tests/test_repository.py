@@ -1,6 +1,7 @@
 """The repository as a whole: one address, one version, commands that exist, and nothing in it that does not belong."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -82,6 +83,13 @@ def test_the_library_imports_only_what_it_declares():
                 names = [node.module]
             for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names):
                 assert name in allowed, f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml does not list"
+
+
+@pytest.mark.skipif(os.environ.get("BRAINLIB_TEST_CUDA") == "1", reason="the GPU is asked for")
+def test_the_tests_see_no_gpu():
+    import torch
+
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "" and not torch.cuda.is_available()
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")

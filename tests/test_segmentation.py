@@ -25,7 +25,6 @@ from brainlib.segmentation import (
     iou,
     label_map,
     lesion_wise_dice,
-    merge_regions,
     precision,
     recall,
     score_volume,
@@ -509,21 +508,6 @@ def test_what_was_counted_does_not_change_with_the_array_it_came_from():
 # Regions
 
 
-@pytest.mark.parametrize("kind", [torch.from_numpy, lambda masks: masks], ids=["tensor", "array"])
-def test_regions_from_masks_are_those_from_labels(kind):
-    labels = np.random.default_rng(0).choice([0, 1, 2, 4], (3, 9, 8)).astype(np.uint8)
-    single = kind(region_masks(labels, ("NCR", "ED", "ET")))
-    for regions in [("WT", "TC", "ET"), ("ED",), ("NCR", "ED", "ET", "WT", "TC")]:
-        found = merge_regions(single, regions)
-        assert type(found) is type(single)
-        np.testing.assert_array_equal(np.asarray(found), region_masks(labels, regions))
-
-
-def test_masks_of_labels_may_overlap():
-    masks = torch.tensor([[[[1, 1, 0, 0]], [[0, 1, 1, 0]], [[0, 1, 0, 0]]]], dtype=torch.bool)
-    assert merge_regions(masks).int()[0, :, 0].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [0, 1, 0, 0]]
-
-
 def test_score_volume():
     rng = np.random.default_rng(0)
     labels, other = rng.choice([0, 1, 2, 4], (2, 6, 12, 10), p=[0.94, 0.02, 0.02, 0.02])
@@ -559,9 +543,6 @@ def test_score_volume():
         (lambda: hausdorff95(SOME, SOME, spacing=NAN), "spacing=nan"),
         (lambda: surface_dice(SOME, SOME, tolerance=-1), "tolerance=-1"),
         (lambda: lesion_wise_dice(SOME, SOME, dilation=-1), "dilation=-1"),
-        (lambda: merge_regions(torch.zeros(2, 3, 4, 4)), r"bool \(..., 3, H, W\).*torch.float32"),
-        (lambda: merge_regions(torch.zeros(2, 4, 4, 4) > 0), r"\(2, 4, 4, 4\)"),
-        (lambda: merge_regions(torch.zeros(3, 4, 4) > 0, ["tumor"]), "regions=.'tumor'.*NCR, ED, ET, WT, TC"),
         (lambda: score_volume(SOME, SOME), r"\(Z, 3, H, W\) for WT, TC, ET, not \(6, 6\)"),
         (lambda: score_volume(SOME[:, None, None], SOME[:, None, None], ["ET"], metrics=["dce"]), "'dce'"),
         (lambda: Counts().scores(), "call update"),

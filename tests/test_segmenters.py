@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -20,7 +21,9 @@ from brainlib.segmenters import (
     SCORED,
     SEGMENTER_RECIPES,
     WHOLE,
+    _run_name,
     bootstrap_mean,
+    bootstrap_pooled,
     convert_masks,
     describe_segmenter,
     get_segmenter_recipe,
@@ -110,6 +113,18 @@ def test_neighbors_are_the_slices_below_and_above_and_the_last_one_repeats(datas
         assert torch.allclose(prepared[0, 4 * i : 4 * i + 4], alone[0])
 
 
+def test_neighbors_of_chosen_slices_come_from_the_volume_not_from_the_choice(dataset):
+    data = SegmentationData(dataset.slices(dataset.ids[:2], z=range(60, 100, 10)), neighbors=1, crop=(16, 32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(dataset), "volume", None)  # slices are taken from the file one by one
+        images, labels = data.batch(torch.tensor([1, 6]))
+    assert data.slices.z[[1, 6]].tolist() == [70, 80]
+    for row, label, id, z in zip(images.numpy(), labels.numpy(), dataset.ids, (70, 80), strict=False):
+        volume, (y, x) = dataset.volume(id), data.corner(dataset.ids.index(id))
+        window = np.concatenate(volume.images[z - 1 : z + 2])[:, y : y + 16, x : x + 32]
+        assert np.array_equal(row, window) and np.array_equal(label, volume.labels[z, y : y + 16, x : x + 32])
+
+
 def test_the_window_follows_the_brain_and_is_put_back(dataset):
     data = SegmentationData(dataset.slices(z=[80]), crop=(16, 32))
     images, labels = data.batch(np.arange(len(data)))
@@ -120,6 +135,18 @@ def test_the_window_follows_the_brain_and_is_put_back(dataset):
     assert whole[0].count_nonzero() == images[0].count_nonzero()  # the brain is smaller than the window
     restored = data.restore(labels[:, None].numpy(), np.arange(len(data)))
     assert np.array_equal(restored[:, 0], dataset.slices(z=[80]).batch(np.arange(len(data)))[1].numpy())
+
+
+def test_another_window_and_another_data_set_have_corners_of_their_own(dataset, tmp_path):
+    data = SegmentationData(dataset.slices(z=[80]), crop=(16, 32))
+    corner = data.corner(0)
+    assert replace(data, crop=(20, 40)).corner(0) == SegmentationData(data.slices, crop=(20, 40)).corner(0) != corner
+    images, labels = patient(1)
+    shifted = np.roll(images, -6, 0), np.roll(labels, -6, 0)
+    write_nifti(tmp_path, "BraTS20_Training_901", shifted)
+    other = _load(tmp_path, workers=1, shape=SHAPE).slices(z=[80])
+    assert replace(data, slices=other).corner(0) == SegmentationData(other, crop=(16, 32)).corner(0) != corner
+    assert data.subset([0])._corners is data._corners  # found once for all parts
 
 
 def test_an_epoch_draws_the_share_of_tumor_that_was_asked_for(dataset):
@@ -170,6 +197,18 @@ def test_image_and_mask_move_together_and_the_background_stays_0():
     assert not torch.equal(followed, masks)
     noisy, _ = SegmentationAugment(spatial=0, flip=0, noisy=1, blur=1)(images, masks, generator)
     assert (noisy[~masks.expand_as(noisy)] == 0).all() and (noisy != images).any()
+
+
+def test_the_background_next_to_the_brain_stays_0_where_nothing_moves_and_where_all_does():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(8, 2, 48, 40, generator=generator) > 0.5  # every pixel has neighbors of both kinds
+    images = (torch.rand(8, 4, 48, 40, generator=generator) + 0.5) * masks[:, :1]
+    bright = {"flip": 0, "noisy": 0, "blur": 0}
+    same, followed = SegmentationAugment(spatial=0, **bright)(images, masks, generator)
+    assert torch.equal(followed, masks) and torch.equal(same != 0, images != 0)
+    moved, followed = SegmentationAugment(spatial=1, **bright)(images, masks, generator)
+    assert not torch.equal(followed, masks)
+    assert torch.equal(moved != 0, followed[:, :1].expand_as(moved))
 
 
 def test_a_mirror_is_exact_and_a_turn_keeps_its_shape_in_a_window_that_is_not_square():
@@ -364,7 +403,7 @@ def test_the_compact_segmenter_learns_and_its_record_can_be_read(dataset, tmp_pa
     (found,) = load_records(record.chapter, root=tmp_path)
     assert (
         found.run.startswith("compact_unet-")
-        and found.run.endswith("-patient-0")
+        and re.fullmatch(r".*-patient-[0-9a-f]{8}-0", found.run)
         and found.tables["patients"] == scores.patients
     )
     model = load_model(f"{record.chapter}/{record.run}")
@@ -383,9 +422,117 @@ def test_the_study_s_protocol_reports_its_seven_metrics_pooled(dataset):
         and record.settings["shortened"]
     )
     assert record.data["train"] + record.data["test"] == PATIENTS * len(MIDDLE)
-    pooled = record.tables["pooled"]["accuracy"]
-    for channel in ("NCR", "ED", "ET"):
-        assert math.isclose(record.metrics[f"accuracy_{channel.lower()}"].value, pooled[channel])
+    for name in PIXEL_METRICS:
+        for channel in ("NCR", "ED", "ET", "mean"):
+            found = record.metrics[f"{name}_{channel.lower()}"]
+            assert found.value == pytest.approx(record.tables["pooled"][name][channel], nan_ok=True)
+
+
+def random_counts(patients, slices, empty=None):
+    """Counts of random masks of 4 × 4 pixels, as `score_outlines` collects them; channel 1 of ``empty`` is empty."""
+    rng = np.random.default_rng(0)
+    counts = Counts(("NCR", "ED", "ET"))
+    for number in range(patients):
+        masks = torch.from_numpy(rng.random((2, slices, 3, 4, 4)) < rng.uniform(0.1, 0.6))
+        if empty is None or number in empty:
+            masks[:, :, 1] &= empty is None
+        counts.update(*masks, number)
+    return counts
+
+
+def test_a_pooled_score_is_one_number_and_its_interval_is_over_patients(recwarn):
+    counts = random_counts(5, 32, empty={0, 1})
+    means = counts.means("batch_pooled")  # a batch for each patient, two of them without channel 1
+    found = bootstrap_pooled(counts, samples=200)
+    table = counts.scores("batch_pooled")["dice"]
+    assert np.isnan(table).sum() == 2
+    assert found["dice"]["mean"].value == means["dice"]["mean"] == pytest.approx(np.nanmean(table, 0).mean())
+    for name in PIXEL_METRICS:
+        for channel, interval in found[name].items():
+            assert interval.value == means[name][channel] and interval.low < interval.high
+    # All slices of one patient agree, so that only a draw of patients moves the score.
+    ends = []
+    for slices in (32, 320):
+        counts = Counts(("NCR", "ED", "ET"))
+        for number in range(6):
+            truth = torch.ones(slices, 3, 1, 12, dtype=torch.bool)
+            counts.update(truth & (torch.arange(12) < 2 * number + 1), truth, number)
+        interval = bootstrap_pooled(counts, samples=300)["recall"]["mean"]
+        ends.append((interval.low, interval.high))
+    assert ends[0] == pytest.approx(ends[1], abs=0.1) and ends[1][1] - ends[1][0] > 0.3
+    nothing = Counts(("NCR", "ED", "ET"))
+    nothing.update(*torch.zeros(2, 40, 3, 4, 4, dtype=torch.bool), 0)
+    undefined = bootstrap_pooled(nothing, samples=5)["dice"]["mean"]
+    assert str(undefined) == "nan [nan, nan]" and not recwarn.list
+
+
+def test_counts_are_pooled_as_their_pixels_would_be():
+    rng = np.random.default_rng(1)
+    lengths = (40, 7, 30)
+    parts = [(*(rng.random((2, n, 3, 5, 4)) < 0.3), np.full(n, i)) for i, n in enumerate(lengths)]
+    counts = Counts(("NCR", "ED", "ET"))
+    for predicted, true, owner in parts:
+        counts.update(torch.from_numpy(predicted), torch.from_numpy(true), owner)
+    order = np.random.default_rng(0).permutation(sum(lengths))
+    predicted, true, owner = (np.concatenate([part[k] for part in parts])[order] for k in range(3))
+    whole = Counts(("NCR", "ED", "ET"))  # all pixels in shuffled batches of 32
+    for start in range(0, len(order), 32):
+        batch = slice(start, start + 32)
+        whole.update(torch.from_numpy(predicted[batch]), torch.from_numpy(true[batch]), owner[batch])
+    again = counts.rebatch(order)
+    for aggregation in ("per_patient", "per_slice", "batch_pooled"):
+        assert np.array_equal(again.table(aggregation), whole.table(aggregation))
+    assert np.array_equal(again.owners, whole.owners) and np.array_equal(again.owners, owner)
+
+
+def test_distances_need_slices_that_touch(dataset):
+    def nothing(data):
+        return np.zeros((len(data), 3, 32, 48), np.float16)
+
+    ids = dataset.ids[:2]
+    strided = SegmentationData(dataset.slices(ids, z=range(60, 100, 2)))
+    with pytest.raises(DataError, match=f"{ids[0]} slice 62 follows 60: test whole volumes"):
+        score_outlines(nothing, strided)
+    upside_down = strided.subset(np.arange(len(strided))[::-1])
+    with pytest.raises(DataError, match="slice 96 follows 98"):
+        score_outlines(nothing, upside_down)
+    rows = score_outlines(nothing, strided, distances=False).patients
+    assert len(rows) == 2 and not any(name.startswith("hd95") for name in rows[0])
+
+
+def test_a_record_without_distances_has_no_distances_and_names_its_patients(dataset, tmp_path):
+    ids = dataset.ids
+    options = {"epochs": 1, "checkpoints": tmp_path, "patients": (ids[:2], ids[2:3], ids[3:5]), **QUIET}
+    trained = train_segmenter(CLASSIC, dataset, **options)
+    record = describe_segmenter(trained, score_segmenter(trained.network, trained.test, distances=False))
+    assert set(record.metrics) == {f"dice_{region.lower()}" for region in SCORED}
+    mine = record.run
+    assert [path.name for path in tmp_path.iterdir()] == [f"{mine}.safetensors"]
+    names = [
+        _run_name(CLASSIC, "patient", 0, 1, parts)
+        for parts in (None, options["patients"], (ids[:2], ids[2:3], ids[4:5]))
+    ]
+    assert names[1] == mine and len(set(names)) == 3
+    assert record.settings["precision"] == trained.precision
+
+
+@pytest.mark.parametrize("bias, warned", [(-9.0, True), (9.0, False)])
+def test_a_network_that_outlines_nothing_is_told_of(dataset, monkeypatch, recwarn, bias, warned):
+    class Constant(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.full((3, 1, 1), bias))
+
+        def forward(self, x):
+            return self.bias + 0 * x[:, :3]
+
+    monkeypatch.setattr(type(CLASSIC), "make_model", lambda self: Constant())
+    ids = dataset.ids
+    trained = train_segmenter(CLASSIC, dataset, patients=(ids[:1], ids[1:2], ids[2:3]), epochs=1, **QUIET)
+    told = [str(w.message) for w in recwarn if "outlines nothing" in str(w.message)]
+    assert len(told) == warned and all(trained.run in text for text in told)
+    if warned:  # what flatters it: the share of empty masks
+        assert trained.history.validation_score[0] > 0.5
 
 
 def test_every_recipe_makes_what_it_says(dataset):
@@ -471,7 +618,12 @@ def recorded(run, seed, epochs=20, split="patient", dice=(0.5, 0.7)):
 
 def test_recorded_segmenters_are_grouped_by_protocol_habits_and_length(monkeypatch):
     names = ("classic_unet-patient-10", "classic_unet-patient-2", "classic_unet-patient-0-3-epochs")
-    others = ("classic_unet-course-patient-0", "classic_unet-0a1b2c3d-patient-0")
+    others = (
+        "classic_unet-course-patient-0",
+        "classic_unet-0a1b2c3d-patient-0",
+        "classic_unet-patient-0a1b2c3d-0",
+        "classic_unet-patient-12345678-0-3-epochs",
+    )
     runs = [recorded(names[0], 10), recorded(names[1], 2), recorded(names[2], 0, 3)]
     runs += [recorded(name, 0) for name in others] + [recorded("classic_unet-study-0", 0, split="study")]
     monkeypatch.setattr("brainlib.segmenters.load_records", lambda chapter: runs)

@@ -22,6 +22,13 @@ def to_input(images: torch.Tensor, channels: int | None = None) -> torch.Tensor:
     return repeat_channels(images.float().div_(255), channels)
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Few numbers on the way to the device that trains; a GPU gets them from pinned memory, so that nothing waits."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def repeat_channels(images: torch.Tensor, channels: int | None) -> torch.Tensor:
     """Repeat a single gray channel, ``(B, 1, H, W)`` to ``(B, channels, H, W)``, without copying."""
     return images if channels is None or images.shape[1] == channels else images.expand(-1, channels, -1, -1)
@@ -89,17 +96,17 @@ class Augment:
         # One affine map does all of it: one resampling blurs once.
         row1 = torch.stack([mirror * size * angle.cos(), -size * angle.sin(), right], -1)
         row2 = torch.stack([mirror * size * angle.sin(), size * angle.cos(), down], -1)
-        theta = torch.stack([row1, row2], 1).to(images.device)  # (B, 2, 3)
+        theta = to_device(torch.stack([row1, row2], 1), images.device)  # (B, 2, 3)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
         brightness = 1 + self.brightness * spread[2]
         contrast = 1 + self.contrast * spread[3]
-        images = (images * brightness.to(images.device).view(-1, 1, 1, 1)).clamp_(0, 1)
+        images = (images * to_device(brightness, images.device).view(-1, 1, 1, 1)).clamp_(0, 1)
         mean = images.mean((1, 2, 3), keepdim=True)
-        images = torch.lerp(mean, images, contrast.to(images.device).view(-1, 1, 1, 1)).clamp_(0, 1)
+        images = torch.lerp(mean, images, to_device(contrast, images.device).view(-1, 1, 1, 1)).clamp_(0, 1)
         if self.erase:
             hole = _hole(draw[8:12], *images.shape[2:]) & (draw[7] < self.erase).view(-1, 1, 1)
-            images = images.masked_fill(hole.unsqueeze(1).to(images.device), 0.0)
+            images = images.masked_fill(to_device(hole, images.device).unsqueeze(1), 0.0)
         return images
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from brainlib.data.augment import to_device
+
 CONTRASTS = 4  # of a slice; neighbors repeat them
 
 
@@ -63,14 +65,14 @@ class SegmentationAugment:
         """
         if draw is None:
             draw = self.draw(len(images), generator)
-        images, masks = self._move(images, masks, draw)
-        inside = images != 0
+        images, masks, inside = self._move(images, masks, draw)
         images = self._coarsen(images, draw[8], draw[9])
         images = self._brighten(images, inside, draw[10:])
         images = self._disturb(images, draw[5], draw[6], draw[7])
         return images * inside, masks
 
-    def _move(self, images: torch.Tensor, masks: torch.Tensor, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _move(self, images: torch.Tensor, masks: torch.Tensor, draw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Images and masks in their new place, and where each image is not background, bool ``(B, C, H, W)``."""
         spatial = draw[4] < self.spatial
         angle = torch.where(spatial, math.radians(self.rotation) * (2 * draw[0] - 1), 0.0)
         size = torch.where(spatial, (1 + self.zoom) ** (2 * draw[3] - 1), 1.0)
@@ -80,15 +82,18 @@ class SegmentationAugment:
         row1 = torch.stack([left * angle.cos(), -left * angle.sin() * height / width, torch.zeros_like(angle)], -1)
         row2 = torch.stack([up * angle.sin() * width / height, up * angle.cos(), torch.zeros_like(angle)], -1)
         theta = torch.stack([row1, row2], 1) / size[:, None, None]
-        grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+        grid = F.affine_grid(to_device(theta, images.device), list(images.shape), align_corners=False)
+        # The brain moves by its nearest pixel, as a mask does: between two pixels, and by rounding even where nothing
+        # moves, the background next to it would take up some of its brightness, and gamma would raise that.
+        both = torch.cat([images != 0, masks], 1).float()
+        moved = F.grid_sample(both, grid, mode="nearest", padding_mode="zeros", align_corners=False) > 0.5
         images = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-        moved = F.grid_sample(masks.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        return images, moved > 0.5
+        return images, moved[:, images.shape[1] :], moved[:, : images.shape[1]]
 
     def _brighten(self, images: torch.Tensor, inside: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
         copies = images.shape[1] // CONTRASTS
         brightness, contrast, gamma = (
-            d.T.repeat(1, copies)[:, :, None, None].to(images.device) for d in (2 * draw - 1).split(CONTRASTS)
+            to_device(d.T.repeat(1, copies), images.device)[:, :, None, None] for d in (2 * draw - 1).split(CONTRASTS)
         )
         count = inside.sum((2, 3), keepdim=True).clamp(min=1)
         low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)

@@ -20,7 +20,6 @@ from brainlib.data.mri import MRIDataset, read_match_table
 from brainlib.files import DataError, data_root
 
 SOURCE_SIZE = 512  # pixels: outlines are drawn on pictures of 512 by 512
-MIRRORED = 4  # the code of a left-right mirror image in the match table; figshare pictures occur in no other position
 
 
 def read_outlines(source: str | os.PathLike[str] | None = None) -> dict[int, np.ndarray]:
@@ -67,7 +66,7 @@ def tumor_outlines(dataset: MRIDataset, outlines: Mapping[int, np.ndarray]) -> d
         if points is None:
             continue
         points = points + 0.5  # from centers to corners, where scaling is a product
-        if origin.mirrored:
+        if origin.mirrored:  # left and right exchanged: figshare pictures occur in no other position
             points = points * [-1, 1] + [SOURCE_SIZE, 0]
         height, width = dataset.sizes[position]
         top, bottom, left, right = dataset.facts["margins"][position]

@@ -48,7 +48,8 @@ class CompactUNet(nn.Module):
         deep_supervision: in train mode, give logits at the three finest sizes as a list, the finest first.
 
     Raises:
-        ValueError: in ``forward``, for another number of channels, or H or W that cannot be halved that often.
+        ValueError: in ``forward``, for another number of channels, H or W that cannot be halved that often, or both no
+            more than what a single place of the coarsest level covers: one value cannot be normalized.
     """
 
     def __init__(
@@ -78,6 +79,11 @@ class CompactUNet(nn.Module):
             raise ValueError(
                 f"CompactUNet takes images of shape (B, {self.in_channels}, H, W) with H and W multiples of {factor}, "
                 f"not {tuple(x.shape)}"
+            )
+        if x.shape[2] == x.shape[3] == factor:
+            raise ValueError(
+                f"CompactUNet takes images with H or W of {2 * factor} or more, not {factor} × {factor}: its coarsest "
+                "level would have a single place, and instance normalization needs two"
             )
         skips = []
         for encoder in self.encoders:

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from brainlib.data import Augment, DataError, repeat_channels, to_input
+from brainlib.data.augment import to_device
+from brainlib.data.augment_masks import SegmentationAugment
+from brainlib.data.brats import standardize
 
 NOTHING = Augment(flip=0, rotation=0, brightness=0, contrast=0)
 
@@ -196,3 +199,27 @@ def test_what_is_off_changes_neither_the_draws_nor_the_name():
     assert repr(Augment(zoom=0.1)) == "Augment(flip=0.5, rotation=10.0, brightness=0.2, contrast=0.2, zoom=0.1)"
     assert torch.equal(Augment().draw(7, seeded(0)), torch.rand(4, 7, generator=seeded(0)))
     assert Augment(erase=0.1).draw(7).shape == (12, 7)
+
+
+def test_few_numbers_go_to_a_gpu_without_waiting(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, **how: calls.append((str(device), how)) or self)
+    to_device(torch.zeros(2), torch.device("cuda"))
+    to_device(torch.zeros(2), torch.device("cpu"))
+    assert calls == ["pinned", ("cuda", {"non_blocking": True}), ("cpu", {})]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU, or it was not asked for")
+def test_augmentation_and_normalization_never_wait_for_the_gpu():
+    images, masks = torch.rand(4, 4, 32, 32, device="cuda"), torch.rand(4, 2, 32, 32, device="cuda") > 0.5
+    every = SegmentationAugment(spatial=1, noisy=1, blur=1)
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        every(images, masks)
+        Augment(zoom=0.1, shift=0.1, erase=1.0)(images)
+        standardize(images, torch.zeros(4, 4), torch.ones(4, 4))
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

@@ -295,11 +295,11 @@ def test_killed_conversion_goes_on(tmp_path, own_root):
             os.link(path, folder / path.name.replace("P_000", folder.name))
     child = start(tmp_path / "set", shape)
     deadline = time.monotonic() + 60
-    while len(done := list(own_root.rglob("*.json"))) < 2 and time.monotonic() < deadline and child.poll() is None:
+    while len(done := list(own_root.rglob("[!.]*.json"))) < 2 and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.005)
     child.kill()
     assert child.wait() == -9 and 2 <= len(done) < 12
-    times = {path: path.stat().st_mtime_ns for path in own_root.rglob("*.json")}
+    times = {path: path.stat().st_mtime_ns for path in own_root.rglob("[!.]*.json")}
     (done[0].parent / f".{done[0].stem}-abcdefgh.npy").write_bytes(b"left by the killed process")
 
     data = load(tmp_path / "set", shape=shape)

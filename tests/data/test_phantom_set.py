@@ -212,7 +212,8 @@ def test_changed_settings_make_it_again_in_place(small, tmp_path):
     fewer = dataclasses.replace(SMALL, slices_per_patient=1, leaked_slices=0)
     make(root, settings=fewer)
     assert len(list(root.rglob("*.jpg"))) == 8
-    assert [p.name for p in tmp_path.iterdir()] == ["phantom"]  # neither the old set nor the hidden folder stays
+    # Neither the old set nor the hidden folder stays.
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock-phantom", "phantom"]
 
 
 def test_killed_run_resumes_to_the_same_bytes(small, tmp_path):
@@ -235,7 +236,7 @@ def test_killed_run_resumes_to_the_same_bytes(small, tmp_path):
     assert len(kept) >= 3
     make(root)
     assert tree(root) == tree(small)
-    assert [p.name for p in tmp_path.iterdir()] == ["phantom"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock-phantom", "phantom"]
 
 
 def test_resume_does_not_repeat_finished_patients(tmp_path, monkeypatch):
@@ -275,7 +276,7 @@ def test_full_disk_leaves_nothing(tmp_path, workers):
     with mounted(tmp_path / "disk", "size=64k") as disk:
         with pytest.raises(DataError, match="disk is full"):
             make(disk / "phantom", workers=workers)
-        assert tree(disk) == {} and not list(disk.rglob(".partial*"))
+        assert tree(disk) == {".lock-phantom": b""} and not list(disk.rglob(".partial*"))
 
 
 def test_read_only_folder_is_explained(tmp_path):

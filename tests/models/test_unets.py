@@ -389,6 +389,14 @@ def test_compact_unet_is_the_function_that_it_says():
     assert isinstance(plain.train()(images.float()), torch.Tensor)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_compact_unet_asks_for_two_places_at_its_coarsest_level(training):
+    model = CompactUNet(4, 3, (4, 6, 8)).train(training)
+    with pytest.raises(ValueError, match="H or W of 8 or more, not 4 × 4"):
+        model(torch.zeros(2, 4, 4, 4))
+    model(torch.zeros(2, 4, 4, 8))
+
+
 def test_compact_unet_has_fewer_than_a_million_weights():
     assert count(CompactUNet()) == 948_969 and count(CompactUNet(12)) == 950_121
     with pytest.raises(ValueError, match="multiples of 16"):

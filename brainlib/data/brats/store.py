@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from brainlib.files import DataError, atomic_path, data_root, explain, write_text
+from brainlib.files import DataError, atomic_path, data_root, exclusive, write_text
 
 from .layout import MODALITIES, Source
 from .physics import identify
@@ -160,7 +160,7 @@ def fill(
         return [source for source in open_ if source.id not in facts]
 
     if look():
-        with _alone(folder):
+        with exclusive(folder / ".lock"):
             jobs = look()  # another process may have done it while we waited
             _remove_strangers(folder, set(targets.values()))
             workers = max(1, min(workers or min(os.cpu_count() or 1, 8), -(-len(jobs) // 2)))
@@ -182,24 +182,6 @@ def fill(
                         damaged[id] = answer
                     bar.update()
     return {source.id: (targets[source.id], facts[source.id]) for source in sources if source.id in facts}, damaged
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time fill the store; the system drops the lock when a process dies."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "w")
-    except OSError as error:
-        raise explain(error, folder) from error
-    with handle:
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except (ImportError, OSError):  # Windows, or a disk without locks: two processes would do the work twice
-            pass
-        yield
 
 
 def _remove_strangers(folder: Path, targets: set[Path]) -> None:

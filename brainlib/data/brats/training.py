@@ -27,8 +27,9 @@ class SegmentationData:
         regions: names in `REGIONS`, one mask each.
         normalize: ``"min_max"``, each slice and channel by its own extremes, as the study did; or ``"standardize"``,
             each channel by mean and deviation of the whole brain.
-        neighbors: slices below and above that are given as further channels ("2.5-D"); 0 for none. Beyond the ends of
-            the volume the last slice is repeated.
+        neighbors: slices below and above that are given as further channels ("2.5-D"); 0 for none. They come from the
+            patient's file, whether or not ``slices`` holds them. Beyond the ends of the volume the last slice is
+            repeated; where a file lacks slices, the next one that it has stands for them.
         crop: height and width of the window around the brain that is looked at; None for the whole slice.
         foreground: share of slices with tumor in what an epoch draws; None takes every slice once an epoch.
         draws: number of slices that an epoch draws with ``foreground``; None for as many as there are.
@@ -41,7 +42,8 @@ class SegmentationData:
     crop: tuple[int, int] | None = None
     foreground: float | None = None
     draws: int | None = None
-    _corners: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    # By number of the patient, so not to be shared with another data set or crop: `replace` starts an empty one.
+    _corners: dict[int, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.regions if name not in REGIONS]:
@@ -84,7 +86,9 @@ class SegmentationData:
 
     def subset(self, index: Sequence[int] | np.ndarray) -> SegmentationData:
         """The slices at ``index`` (integers or a boolean mask), in that order."""
-        return replace(self, slices=self.slices.subset(index))
+        part = replace(self, slices=self.slices.subset(index))
+        part._corners = self._corners
+        return part
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
         """Positions of the slices of one epoch, int64: all, shuffled, or drawn with ``foreground`` from tumor slices.
@@ -106,34 +110,24 @@ class SegmentationData:
     def batch(self, index: torch.Tensor | np.ndarray | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 images ``(B, channels, h, w)``, slices from below upward, and labels ``(B, h, w)``, on the CPU."""
         index = np.asarray(index)
-        images, labels = self.slices.batch(index)
-        if self.neighbors:
-            images = torch.cat([self._shifted(index, step, images) for step in self.offsets], 1)
-        if self.crop is None:
-            return images, labels
-        corners = [self.corner(group) for group in self.groups[index]]
-        (h, w), pairs = self.crop, list(zip(range(len(corners)), corners, strict=True))
-        return (
-            torch.stack([images[i, :, y : y + h, x : x + w] for i, (y, x) in pairs]),
-            torch.stack([labels[i, y : y + h, x : x + w] for i, (y, x) in pairs]),
-        )
+        groups, rows, ids = self.groups[index].tolist(), self.slices.rows[index].tolist(), self.slices.dataset.ids
+        h, w = self.size
+        images = torch.empty((len(rows), self.channels, h, w), dtype=torch.uint8)
+        labels = torch.empty((len(rows), h, w), dtype=torch.uint8)
+        into_images, into_labels = images.numpy(), labels.numpy()
+        for position, (group, row) in enumerate(zip(groups, rows, strict=True)):
+            records = self.slices.dataset._records(ids[group])
+            y, x = self.corner(group)
+            for k, step in enumerate(self.offsets):
+                near = min(max(row + step, 0), len(records) - 1)
+                into_images[position, 4 * k : 4 * k + 4] = records[near, :4, y : y + h, x : x + w]
+            into_labels[position] = records[row, 4, y : y + h, x : x + w]
+        return images, labels
 
     @property
     def offsets(self) -> range:
-        """Which slices a model sees around each, in millimeters: -1, 0, 1 for one neighbor."""
+        """Which slices of the patient's file a model sees around each: -1, 0, 1 for one neighbor."""
         return range(-self.neighbors, self.neighbors + 1)
-
-    def _shifted(self, index: np.ndarray, step: int, images: torch.Tensor) -> torch.Tensor:
-        """The slices ``step`` above those at ``index``, or the last ones that there are."""
-        if step == 0:
-            return images
-        chosen = self.slices.subset(index)
-        last = np.array([len(self._records(group)) - 1 for group in chosen.groups])
-        return replace(chosen, rows=np.clip(chosen.rows + step, 0, last)).batch(np.arange(len(index)))[0]
-
-    def _records(self, group: int) -> np.ndarray:
-        dataset = self.slices.dataset
-        return dataset.volume(dataset.ids[group]).images
 
     def corner(self, group: int) -> tuple[int, int]:
         """First row and column of the window of a patient, numbered as in ``groups``: its middle is the brain's."""
@@ -141,7 +135,8 @@ class SegmentationData:
         if self.crop is None:
             return 0, 0
         if group not in self._corners:
-            brain = self._records(group).any((0, 1))
+            dataset = self.slices.dataset
+            brain = dataset._records(dataset.ids[group])[:, :4].any((0, 1))
             corner = []
             for axis, (size, whole) in enumerate(zip(self.crop, brain.shape, strict=True)):
                 first, last = np.flatnonzero(brain.any(1 - axis))[[0, -1]]

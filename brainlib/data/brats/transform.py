@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from brainlib.data.augment import to_device
 from brainlib.files import DataError
 
 #: The values in a mask: necrotic and non-enhancing core, edema, enhancing tumor. There is no 3 in BraTS 2020.
@@ -60,7 +61,8 @@ def standardize(images: Array, mean: Array, std: Array) -> Array:
     Returns:
         float32 of the same shape, on the device of ``images``.
     """
-    mean, std = (torch.as_tensor(v, dtype=torch.float32).to(images.device)[..., None, None] for v in (mean, std))
+    mean, std = (torch.as_tensor(v, dtype=torch.float32) for v in (mean, std))
+    mean, std = (to_device(v, images.device)[..., None, None] for v in (mean, std))
     scaled = (images.float() - mean) / torch.where(std > 0, std, 1)
     return scaled.masked_fill_(images == 0, 0)
 

@@ -6,10 +6,11 @@ Read ``settings`` first, then ``anatomy`` (a head), ``growth`` and ``tumors`` (w
 measured on the phantom say nothing about patients; it is for teaching and research, not a medical device.
 """
 
+from ..mri import CLASSES
 from .anatomy import Head, template
 from .growth import grow
 from .imaging import Scan, Site, compose, slice_points, to_bytes
-from .settings import CLASSES, PhantomSettings
+from .settings import PhantomSettings
 from .signal import (
     SEQUENCES,
     TISSUES,

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..mri import CLASSES
 from .anatomy import Head
 from .imaging import PLANES, Scan, Site, to_bytes
-from .settings import CLASSES, PhantomSettings
+from .settings import PhantomSettings
 from .tumors import Adenoma, Glioma, Meningioma, Tumor
 
 _SITES, _SPLITS, _SLICES, _VOLUMES = range(4)  # the second number of a seed sequence: what is drawn

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The four folders of the classification set, in the order of their labels.
-CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
-
 
 @dataclass(frozen=True)
 class PhantomSettings:

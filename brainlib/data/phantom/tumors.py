@@ -13,13 +13,13 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from ..brats.transform import LABELS
 from .anatomy import SELLA, Head, Layers, Place, template
 from .fields import SmoothField, ellipsoid, linear, rotation, soft
 from .growth import grow
 
 #: Values of the label map, as BraTS numbers them.
-NCR, ED, ET = 1, 2, 4
-LABELS = {"NCR": NCR, "ED": ED, "ET": ET}
+NCR, ED, ET = (LABELS[name] for name in ("NCR", "ED", "ET"))
 #: Gadolinium in an enhancing tumor, mM: one law for all three kinds, or brightness would give the diagnosis away.
 UPTAKE = (0.2, 0.8)
 

@@ -7,7 +7,6 @@ it stopped.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -26,15 +25,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...files import DataError, atomic_path, data_root, explain, write_text
+from ...files import DataError, atomic_path, data_root, exclusive, explain, sync_file, write_text
+from ..mri import CLASSES
 from .cohort import examine, patients, survival, volume
-from .settings import CLASSES, PhantomSettings
+from .settings import PhantomSettings
 
 MRI = "brain-tumor-mri"
 BRATS = "brats2020/BraTS2020_training_data/content/data"
 _MARK = "phantom.json"
 _STATE = ".state"  # inside the hidden folder: one file per finished patient
-_MODALITIES = ("FLAIR", "T1", "T1c", "T2")
 
 
 class _Stopped(DataError):
@@ -82,10 +81,10 @@ def make_phantom(
         return root
     _refuse_foreign(root)
     staging = root.parent / f".partial-{root.name}-{key[:12]}"
-    try:
-        with _alone(root):
-            if _hash_of(root) == key:  # another process made it while we waited
-                return root
+    with exclusive(root.parent / f".lock-{root.name}"):
+        if _hash_of(root) == key:  # another process made it while we waited
+            return root
+        try:
             for other in root.parent.glob(f".partial-{root.name}-*"):
                 if other != staging:
                     shutil.rmtree(other)
@@ -95,13 +94,13 @@ def make_phantom(
             _make(staging, seed, settings, workers or min(8, os.cpu_count() or 1), progress)
             _finish(staging, key, seed, settings)
             _replace(staging, root)
-    except OSError as error:
-        raise explain(error, root) from error
-    except _Stopped:
-        raise
-    except DataError:
-        shutil.rmtree(staging, ignore_errors=True)  # a full disk is not made better by half a phantom
-        raise
+        except OSError as error:
+            raise explain(error, root) from error
+        except _Stopped:
+            raise
+        except DataError:
+            shutil.rmtree(staging, ignore_errors=True)  # a full disk is not made better by half a phantom
+            raise
     return root
 
 
@@ -127,24 +126,6 @@ def _refuse_foreign(root: Path) -> None:
     if root.exists() and not (root / _MARK).is_file():
         if not root.is_dir() or any(root.iterdir()):
             raise DataError(f"{root} exists and is not a phantom set: give root= a new or empty folder")
-
-
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Let one process at a time make the set at ``root``; the system drops the lock when a process dies."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    path = root.parent / f".lock-{root.name}"
-    with open(path, "w") as handle:
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except ImportError:  # Windows: two processes at once are the user's business
-            pass
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 # ---- the work, patient by patient
@@ -178,7 +159,7 @@ def _make(staging: Path, seed: int, settings: PhantomSettings, workers: int, pro
     """Run the work in this process, or in several, and show how far it is."""
     units = _units(seed, settings)
     state = staging / _STATE
-    done = sum(1 for _ in state.glob("*.json"))
+    done = sum(1 for _ in state.glob("[!.]*.json"))
     workers = min(workers, len(units) - done)
     bar = tqdm(total=len(units), initial=done, desc="phantom", unit="patient", file=sys.stderr, disable=not progress)
     with bar:
@@ -195,7 +176,7 @@ def _make(staging: Path, seed: int, settings: PhantomSettings, workers: int, pro
         ]
         try:
             while any(child.poll() is None for child in children):
-                if new := sum(1 for _ in state.glob("*.json")) - bar.n:
+                if new := sum(1 for _ in state.glob("[!.]*.json")) - bar.n:
                     bar.update(new)
                 if any(child.poll() for child in children):
                     break  # one failed: the others need not go on
@@ -212,13 +193,13 @@ def _make(staging: Path, seed: int, settings: PhantomSettings, workers: int, pro
                 raise _Stopped(f"a phantom worker failed: {message}")
         if any(child.returncode for child in children):
             raise _Stopped("a phantom worker was stopped; call make_phantom again to go on")
-        bar.update(sum(1 for _ in state.glob("*.json")) - bar.n)
+        bar.update(sum(1 for _ in state.glob("[!.]*.json")) - bar.n)
 
 
 def _write_slices(folder: Path, patient, settings: PhantomSettings, seed: int) -> list[dict]:
     rows = []
     for picture in examine(patient, settings, seed):
-        with atomic_path(folder / picture.path) as path:
+        with atomic_path(folder / picture.path, durable=False) as path:
             Image.fromarray(picture.image).save(path, quality=picture.quality)
         rows.append(
             {
@@ -250,7 +231,7 @@ def _write_volume(folder: Path, number: int, settings: PhantomSettings, seed: in
                 file.create_dataset(
                     name, data=data, compression="gzip", compression_opts=4, shuffle=True, chunks=data.shape
                 )
-        with atomic_path(folder / f"volume_{number}_slice_{z}.h5") as path:
+        with atomic_path(folder / f"volume_{number}_slice_{z}.h5", durable=False) as path:
             path.write_bytes(buffer.getbuffer())
     return {
         "number": number,
@@ -304,6 +285,9 @@ def _finish(staging: Path, key: str, seed: int, settings: PhantomSettings) -> No
     _table(folder / "truth.csv", ["Brats20ID", "Grade", "Site", *truth_names, "expected_days"], truth)
 
     shutil.rmtree(state)
+    for file in staging.rglob("*"):
+        if file.is_file():
+            sync_file(file)
     counts = {
         split: {c: len(list((staging / MRI / split / c).iterdir())) for c in CLASSES}
         for split in ("Training", "Testing")
