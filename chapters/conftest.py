@@ -2,6 +2,8 @@
 
 import os
 
+# Outputs are compared with those of a CPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Controls as recorded ones are, with all their pictures in the output.
 os.environ["BRAINLIB_CONTROLS"] = "static"
 
