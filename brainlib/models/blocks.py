@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from brainlib.models.depthwise import DepthwiseConv2d
+
 Activation = Callable[[], nn.Module]
 Norm = Callable[[int], nn.Module]
 Join = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -58,7 +60,7 @@ class SeparableUnit(nn.Sequential):
         norm: Norm = nn.BatchNorm2d,
     ) -> None:
         super().__init__(
-            nn.Conv2d(inputs, inputs, kernel_size, padding=kernel_size // 2, groups=inputs),
+            DepthwiseConv2d(inputs, kernel_size),
             norm(inputs),
             nn.Conv2d(inputs, hidden, 1),
             activation(),
