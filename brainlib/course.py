@@ -324,15 +324,17 @@ def train_segmenters(models: Sequence[str], splits: Sequence[str], options: argp
 
 def weights_command(options: argparse.Namespace) -> int:
     """``brainlib weights``"""
-    from brainlib.results import find_record, list_weights
+    from brainlib.results import find_record, list_weights, weights_problem
 
     if options.name is not None:
         return describe_weights(options.name)
     names = list_weights()
     for name in names:
+        if problem := weights_problem(name):
+            print(f"{name}: cannot be used, the file {problem}")
+            continue
         record = find_record(name)
-        about = f"{record.model}, {record.profile} profile, {record.data['name']}" if record else "no record beside it"
-        print(f"{name}: {about}")
+        print(f"{name}: {record.model}, {record.profile} profile, {record.data['name']}")
     print(f"{len(names) or 'no'} recorded models")
     return 0
 

@@ -52,6 +52,7 @@ class Trained:
         test: predictions of the items that the protocol tests, each by the network that has not learned from it.
         validation: those of the items that chose the epochs; what temperature scaling may be fitted on. Under the
             study's protocol these are the tested items, and a temperature that is fitted on them proves nothing.
+        precision: that of the training, as in `brainlib.train.fit`.
         peak_memory_bytes: see `Record`.
     """
 
@@ -64,6 +65,7 @@ class Trained:
     parts: list[Part]
     test: Predictions
     validation: Predictions
+    precision: str
     peak_memory_bytes: int = field(default_factory=peak_memory_bytes)
 
     @property
@@ -134,6 +136,7 @@ def train_classifier(
     files = _checkpoint_names(recipe, data, split, seed, epochs, parts) if checkpoints else []
     leaky = {"keep": "last", "overlap": "allow"} if split == "study" else {}
     networks, histories, tests, validations = [], [], [], []
+    precision = automatic_precision()
     reset_peak_memory()
     for number, part in enumerate(parts, 1):
         name = f"{recipe.model}-{split}" + (f"-fold-{number}" if len(parts) > 1 else "")
@@ -151,6 +154,7 @@ def train_classifier(
             batch_size=recipe.batch_size,
             augment=recipe.augment,
             seed=seed,
+            precision=precision,
             checkpoint=checkpoints / files[number - 1] if checkpoints else None,
             label=f"{name}, seed {seed}",
             progress=progress,
@@ -163,7 +167,7 @@ def train_classifier(
             found.append((index, replace(answers, networks=np.full(len(index), number - 1))))
     test = _join(tests) if len(tests) > 1 else tests[0][1]
     validation = _join(validations, sort=False) if len(tests) > 1 else validations[0][1]
-    return Trained(recipe, split, seed, epochs, networks, histories, parts, test, validation)
+    return Trained(recipe, split, seed, epochs, networks, histories, parts, test, validation, precision)
 
 
 def default_epochs(recipe: Recipe, split: str) -> int:
@@ -231,7 +235,7 @@ def describe(trained: Trained, data: MRIDataset, profile: str = "full") -> Recor
         "recipe_epochs": usual,
         "stopped_early": trained.epochs == usual < recipe.epochs and recipe.model in STOPPED_EARLY,
         "shortened": trained.epochs < usual,
-        "precision": automatic_precision(),
+        "precision": trained.precision,
         "processes": Processes.current().size,
         "kept_epochs": [history.best_epoch + 1 for history in trained.histories],
     }

@@ -371,6 +371,19 @@ def weights_file(name: str) -> Path:
     return files[name]
 
 
+def weights_problem(name: str) -> str:
+    """Why the weights ``chapter/run`` are not those of their record, in words; empty if they are."""
+    record = find_record(name)
+    if record is None:
+        return f"has no record beside it ({name}.json): fetch or make it again"
+    if record.weights_sha256 not in (None, hashlib.sha256(weights_file(name).read_bytes()).hexdigest()):
+        return (
+            f"holds weights of another run than the record {name}: fetch both, or make the run again and "
+            "save its weights ('brainlib train --weights')"
+        )
+    return ""
+
+
 def load_model(name: str) -> nn.Module:
     """The model of a recorded run, with its weights, in evaluation mode.
 
@@ -382,14 +395,9 @@ def load_model(name: str) -> nn.Module:
     """
     path = weights_file(name)
     record = find_record(name)
-    if record is None:
-        raise DataError(f"{path} has no record beside it ({name}.json): fetch or make it again")
+    if problem := weights_problem(name):
+        raise DataError(f"{path} {problem}")
     content = path.read_bytes()
-    if record.weights_sha256 not in (None, hashlib.sha256(content).hexdigest()):
-        raise DataError(
-            f"{path} holds weights of another run than the record {name}: fetch both, or make the run again and "
-            "save its weights ('brainlib train --weights')"
-        )
     model = create_model(record.model, **record.settings.get("arguments", {}))
     try:
         model.load_state_dict(load(content))

@@ -354,7 +354,8 @@ def test_checkpoints_lie_beside_the_data(data_folder):
 def test_record_of_a_run(data, linear, split, tmp_path):
     trained = linear[split]
     assert trained.peak_memory_bytes > 0
-    record = describe(replace(trained, peak_memory_bytes=123), data, "demo")
+    record = describe(replace(trained, peak_memory_bytes=123, precision="16-mixed"), data, "demo")
+    assert record.settings["precision"] == "16-mixed"  # of the training, not of the machine that describes it
     assert record.peak_memory_bytes == 123
     predictions = {"test": trained.test, "validation": trained.validation}
     path = save_record(record, root=tmp_path, predictions=predictions)

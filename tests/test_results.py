@@ -22,6 +22,7 @@ from torch import nn
 import brainlib
 from brainlib import results
 from brainlib.checks import ABSOLUTE_PATH
+from brainlib.course import main
 from brainlib.data import DataError
 from brainlib.evaluate import Interval, Predictions
 from brainlib.metrics import accuracy, macro_f1, mean_confidence
@@ -252,7 +253,7 @@ def test_unknown_weights_name_the_known_ones(own):
         load_model("05_custom_cnn/c")
 
 
-def test_weights_of_another_run_are_refused(own):
+def test_weights_of_another_run_are_refused(own, capsys):
     model = CustomCNN()
     path = save_record(make_record(), model)
     record = load_records("05_custom_cnn")[0]
@@ -261,6 +262,8 @@ def test_weights_of_another_run_are_refused(own):
     assert load_model("05_custom_cnn/official") is not None
     save_record(make_record(seconds=1.0))  # another run of that name, without weights
     assert list_weights() == ["05_custom_cnn/official"]
+    assert main(["weights"]) == 0
+    assert "05_custom_cnn/official: cannot be used, the file holds weights of another run" in capsys.readouterr().out
     with pytest.raises(DataError, match="weights of another run than the record 05_custom_cnn/official"):
         load_model("05_custom_cnn/official")
     content = json.loads(path.read_text())
