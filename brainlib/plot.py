@@ -83,12 +83,12 @@ def learning_curves(histories: Mapping[str, Sequence], what: Sequence[str] = ("l
         for color, (label, runs) in zip(cycle(CYCLE), histories.items(), strict=False):
             for i, history in enumerate(runs):
                 epochs = np.arange(1, len(history) + 1)
-                ax.plot(epochs, getattr(history, f"train_{name}"), "--", color=color, alpha=0.6, lw=1)
+                ax.plot(epochs, getattr(history, f"train_{name}"), "--", color=color, alpha=0.9, lw=1.3)
                 values = getattr(history, f"validation_{name}")
                 ax.plot(epochs[: len(values)], values, color=color, label=label if i == 0 else None)
         ax.set(xlabel="epoch", ylabel="accuracy" if name == "score" else "cross entropy")
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes.flat[-1].plot([], [], "--", color="#777777", lw=1, label="training")
+    axes.flat[-1].plot([], [], "--", color="#777777", lw=1.3, label="training")
     handles, labels = axes.flat[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 2 * len(what)))
     return figure
