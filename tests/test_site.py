@@ -157,6 +157,11 @@ TOO_WIDE = """(() => {
   return wide.slice(0, 8);
 })()"""
 
+# Displayed equations of which a part is outside their column: their end would be seen by nobody.
+CUT = """[...document.querySelectorAll('article div.math > mjx-container')]
+  .filter(m => m.scrollWidth > m.clientWidth + 1 || m.parentElement.scrollWidth > m.parentElement.clientWidth + 1)
+  .map(m => `${m.parentElement.id || m.parentElement.closest('[id]').id}: ${m.scrollWidth} of ${m.clientWidth}`)"""
+
 NO_ALT = "[...document.images].filter(i => !i.alt.trim() && !i.closest('a.navbar-brand')).map(i => i.src)"
 NO_NAME = """[...document.querySelectorAll('a, button, summary')]
   .filter(e => e.checkVisibility() && !e.textContent.trim() && !e.querySelector('img[alt]'))
@@ -195,6 +200,7 @@ def test_page_on_a_desktop_in_light_mode(browser: Browser, base: str, page: str)
     assert loads == bool(math), "MathJax is loaded where there is mathematics, and only there"
     assert browser.evaluate("document.querySelectorAll('article .math mjx-container').length") >= math
     assert browser.evaluate("document.querySelectorAll('mjx-merror, [data-mjx-error]').length") == 0
+    assert browser.evaluate(CUT) == [], "equations wider than their column"
 
 
 @pytest.mark.parametrize("page", PAGES)

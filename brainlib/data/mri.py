@@ -96,7 +96,8 @@ class MRIDataset:
     def __repr__(self) -> str:
         counts = ", ".join(f"{c} {n}" for c, n in zip(self.classes, self.counts(), strict=True))
         groups = len(np.unique(self.groups))
-        return f"MRIDataset({self.name}: {len(self)} slices of {self.images.shape[1:]}, {groups} groups; {counts})"
+        size = " × ".join(map(str, self.images.shape[1:]))
+        return f"MRIDataset({self.name}: {len(self)} slices of {size}, {groups} groups;\n  {counts})"
 
     def counts(self) -> np.ndarray:
         """Slices of each class, in the order of ``classes``."""
