@@ -541,7 +541,7 @@ def test_recorded_run(path):
     assert all(type(record.data[part]) is int for part in ("train", "validation", "test"))
     assert record.data["train"] >= (record.model in list_models()) and record.data["test"] > 0
     assert record.data["validation"] >= 0
-    assert record.settings and record.metrics
+    assert record.settings and (record.metrics or record.tables)
     for name, (value, low, high) in record.metrics.items():
         assert all(math.isfinite(x) for x in (value, low, high)), name
         assert low <= value <= high, name
