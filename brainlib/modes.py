@@ -60,13 +60,3 @@ def exact_float32(precision: str) -> Iterator[None]:
     finally:
         torch.backends.cudnn.allow_tf32 = convolutions
         torch.set_float32_matmul_precision(products)
-
-
-def quick_layout(device: torch.device | str, precision: str) -> torch.memory_format:
-    """The order of numbers in memory in which a training is quick: of a batch ``(B, C, H, W)`` and of the weights.
-
-    Channels last on GPUs and in bfloat16. In float32 a CPU regroups the channels by itself, and the gradients of
-    convolutions are quickest from the usual order (outputs alone are not). Results are equal but for rounding.
-    """
-    plain = torch.device(device).type == "cpu" and precision == "32-true"
-    return torch.contiguous_format if plain else torch.channels_last

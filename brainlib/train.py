@@ -31,7 +31,7 @@ from brainlib.data.augment_masks import SegmentationAugment
 from brainlib.data.splits import check_split
 from brainlib.distributed import Processes, synchronized_batch_norm
 from brainlib.files import DataError, remove_leftovers, write_tensors
-from brainlib.modes import exact_float32, on_device, quick_layout
+from brainlib.modes import exact_float32, on_device
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision on stderr, at every fit
 
@@ -196,8 +196,7 @@ def fit(
         _trained_on(fabric.device, model, loss, optimizer),
         synchronized_batch_norm(model, processes, fabric.device),
     ):
-        layout = quick_layout(fabric.device, precision)
-        model.to(memory_format=layout)
+        model.to(memory_format=torch.channels_last)
         wrapped, fast_optimizer = fabric.setup(model, optimizer)
         history = History()
         best = _copy_weights(model)
@@ -232,7 +231,7 @@ def fit(
                     images = augment(images, generator)
                 elif augment is not None:  # drawn for the whole batch, so that each image gets what one process gives
                     images = augment(images, draw=augment.draw(len(batch), generator)[:, share.part])
-                images = repeat_channels(images, train.channels).contiguous(memory_format=layout)
+                images = repeat_channels(images, train.channels).contiguous(memory_format=torch.channels_last)
                 fast_optimizer.zero_grad(set_to_none=True)
                 outputs = wrapped(images)
                 value = loss(outputs, targets)

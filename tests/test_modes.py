@@ -10,7 +10,7 @@ from brainlib import distributed
 from brainlib.distributed import Processes
 from brainlib.evaluate import predict
 from brainlib.models import count_multiply_adds
-from brainlib.modes import evaluating, exact_float32, on_device, quick_layout
+from brainlib.modes import evaluating, exact_float32, on_device
 from brainlib.train import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -143,31 +143,3 @@ def test_the_device_is_a_gpu_of_cuda_or_the_cpu_and_the_current_one(monkeypatch,
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     Processes().fabric("32-true")
     assert (asked["accelerator"], asked["devices"]) == (("cuda", [2]) if cuda else ("cpu", 1))
-
-
-def test_the_layout_is_the_usual_one_where_a_processor_trains_in_float32():
-    layouts = {(d, p): quick_layout(d, p) for d in ("cpu", "cuda") for p in ("32-true", "bf16-mixed")}
-    plain = {key for key, layout in layouts.items() if layout == torch.contiguous_format}
-    assert plain == {("cpu", "32-true")} and set(layouts.values()) == {torch.contiguous_format, torch.channels_last}
-
-
-class Layouts(nn.Module):
-    """Notes, while it is trained, which of images and weights lie with their channels last."""
-
-    def __init__(self):
-        super().__init__()
-        self.net, self.seen = tiny_network(), set()
-
-    def forward(self, x):
-        if self.training:
-            pair = x, self.net[0].weight
-            self.seen.add(tuple(t.is_contiguous(memory_format=torch.channels_last) for t in pair))
-        return self.net(x)
-
-
-@pytest.mark.parametrize(("precision", "last"), [("32-true", False), ("bf16-mixed", True)])
-def test_a_training_has_images_and_weights_in_one_layout(monkeypatch, precision, last):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    model = Layouts()
-    fit(model, striped_slices(8), optimizer=Adam(model.parameters()), epochs=1, precision=precision, progress=False)
-    assert model.seen == {(last, last)}
