@@ -181,7 +181,7 @@ def run_chapter(root: Path, path: Path, settings: Settings, progress: Progress, 
     expected["records"] = notebooks.records_hash(path.stem, notebook, root)
     notebooks.clean(executed, keep_injected=destination != path)
     palette.lighten(executed)
-    executed.metadata["brainlib"] = {**expected, "seconds": round(seconds)}
+    executed.metadata["brainlib"] = {**expected, "seconds": round(seconds), "precision": _precision()}
     if progress.peak_memory:  # unknown where the system does not say
         executed.metadata["brainlib"]["peak_memory_mb"] = round(progress.peak_memory / 1e6)
     notebooks.write(destination, executed)
@@ -258,6 +258,13 @@ def execute(notebook: Any, path: Path, settings: Settings, progress: Progress) -
         raise explain(error, running) from error
     finally:
         running.unlink(missing_ok=True)
+
+
+def _precision() -> str:
+    """What trainings compute in on this machine; one without bfloat16 takes several times as long."""
+    from brainlib.train import automatic_precision  # it imports torch, which no other command of `brainlib run` needs
+
+    return automatic_precision()
 
 
 def _peak_memory() -> int:

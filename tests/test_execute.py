@@ -14,7 +14,7 @@ import pytest
 from helpers import hear_ctrl_c
 from tiny_course import chapter, code, markdown, write_course
 
-from brainlib import execute, notebooks
+from brainlib import checks, execute, notebooks
 from brainlib.execute import Progress, Settings
 from brainlib.files import DataError
 
@@ -87,6 +87,7 @@ def test_a_demo_run_of_good_and_failing_chapters(tmp_path, kernels, capsys):
     assert [c.id for c in notebook.cells] == [c.id for c in chapter(code("a", GOOD)).cells]
     mark = dict(notebook.metadata["brainlib"])
     assert mark.pop("seconds") >= 0
+    assert mark.pop("precision") in checks.MAX_SECONDS
     peak = mark.pop("peak_memory_mb", None)
     assert peak is None if not Path("/proc/self/status").exists() else 300 < peak < 3000  # GOOD takes 300 MB
     assert mark == notebooks.make_mark(paths["03_c"], notebook, root)
