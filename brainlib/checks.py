@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -230,9 +231,14 @@ def check_paths(notebook: Any) -> list[str]:
 
 
 def check_code(notebook: Any) -> list[str]:
-    """Short cells, no trailing semicolon (nbval takes the output for missing), no tag that papermill ignores."""
-    problems = []
+    """Short cells, no trailing semicolon (nbval takes the output for missing), no name that hides a parameter."""
+    problems, parameters = [], notebooks.parameters(notebook)
     for cell in notebooks.code_cells(notebook):
+        problems += [
+            f"{_name(cell)}: {name} hides the parameter of that name, so nobody can set it any more; call it otherwise"
+            for name in _defined(cell.source)
+            if name in parameters
+        ]
         source = cell.source.strip()
         lines, tags = len(source.splitlines()), notebooks.tags(cell)
         exempt = "setup" in tags or any(tag.startswith("exercise-") for tag in tags)
@@ -243,6 +249,17 @@ def check_code(notebook: Any) -> list[str]:
         if not source:
             problems.append(f"{_name(cell)}: an empty code cell")
     return problems
+
+
+def _defined(source: str) -> list[str]:
+    """Names that functions, classes and imports of a cell take."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a magic, or an exercise to be filled in
+        return []
+    named = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    imports = (node for node in body if isinstance(node, ast.Import | ast.ImportFrom))
+    return named + [alias.asname or alias.name for node in imports for alias in node.names]
 
 
 def check_numbers(notebook: Any) -> list[str]:

@@ -83,6 +83,8 @@ def test_a_good_chapter_has_no_problems(tmp_path):
         (markdown("path", "Look in /Users/ann/data."), "an absolute path in the source"),
         (code("long", "x = 1\n" * 21), "21 lines of code"),
         (code("semicolon", "f();"), "ends with a semicolon"),
+        (code("hides", "def seed(x):\n    return x"), "hides: seed hides the parameter of that name"),
+        (code("hides", "from numpy import random as seed"), "seed hides the parameter"),
         (code("empty", ""), "an empty code cell"),
         (code("tag", "1", "exercise-soluton"), "unknown tag 'exercise-soluton'"),
         (code("tag", "1", "raises-exception"), "unknown tag 'raises-exception'"),
