@@ -253,10 +253,7 @@ def check_code(notebook: Any) -> list[str]:
 
 def _defined(source: str) -> list[str]:
     """Names that functions, classes and imports of a cell take."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # a magic, or an exercise to be filled in
-        return []
+    body = notebooks.parse_cell(source).body
     named = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     imports = (node for node in body if isinstance(node, ast.Import | ast.ImportFrom))
     return named + [alias.asname or alias.name for node in imports for alias in node.names]

@@ -172,7 +172,7 @@ def parameters(notebook: Any) -> dict[str, Any]:
     for cell in code_cells(notebook):
         if "parameters" not in tags(cell):
             continue
-        for statement in _parse(cell.source).body:
+        for statement in parse_cell(cell.source).body:
             if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
                 continue
             for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
@@ -326,7 +326,7 @@ def imported_modules(sources: Iterable[str], package: Path = PACKAGE) -> dict[st
         return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
     found: dict[str, Path] = {}
-    waiting = [name for source in sources for name in _imports(_parse(source), "")]
+    waiting = [name for source in sources for name in _imports(parse_cell(source), "")]
     while waiting:
         parts = waiting.pop().split(".")
         if parts[0] != package.name:
@@ -355,7 +355,7 @@ def _imports(tree: ast.AST, parent: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)  # a module, or a name that no file matches
 
 
-def _parse(source: str) -> ast.Module:
+def parse_cell(source: str) -> ast.Module:
     """Parse a cell; lines for IPython (``%magic``, ``!command``) are blanked. A cell that is not Python is empty."""
     lines = ("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
     try:
