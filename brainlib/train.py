@@ -89,11 +89,17 @@ def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def automatic_precision() -> str:
-    """``"bf16-mixed"`` where the hardware computes in bfloat16, else ``"32-true"`` (names of Lightning Fabric)."""
+    """``"bf16-mixed"`` where trainings are faster in bfloat16, else ``"32-true"`` (names of Lightning Fabric).
+
+    On a GPU: from compute capability 8.0. On a processor: with AMX, or with AVX-512's instructions for bfloat16 unless
+    it is Intel's. There these take nearly twice as long as those for float32, and numbers of half the size do not make
+    up for it (``benchmarks/precision.py`` measures it).
+    """
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
+    quick = capabilities.get("avx512_bf16") and "Intel" not in str(capabilities.get("cpu_name", ""))
+    return "bf16-mixed" if capabilities.get("amx_bf16") or quick else "32-true"
 
 
 def seed_everything(seed: int) -> None:

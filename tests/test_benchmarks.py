@@ -21,6 +21,16 @@ def test_custom_cnn_prints_its_numbers(benchmark, capsys):
         assert re.search(rf"^\({letter}\) .* \d+ images/s", out, re.MULTILINE)
 
 
+def test_precision_prints_both_formats_and_their_ratio(benchmark, capsys):
+    benchmark("precision", ["--models", "compact_unet", "--batch", "1", "--steps", "1"])
+    out = capsys.readouterr().out
+    assert "hardware: " in out and "by itself: " in out
+    found = re.search(
+        r"^compact_unet: float32 ([\d.]+), bfloat16 ([\d.]+) slices/s; ratio ([\d.]+)$", out, re.MULTILINE
+    )
+    assert found and float(found[3]) == pytest.approx(float(found[2]) / float(found[1]), rel=0.2)
+
+
 def test_classifiers_prints_both_ways_of_each_model(benchmark, capsys):
     benchmark("classifiers", ["--models", "alexnet", "compact_transformer", "--images", "8", "--seconds", "0.01"])
     out = capsys.readouterr().out

@@ -84,7 +84,23 @@ def test_precisions(precision):
     model, history = train(12, precision=precision, validation=held_out())
     assert history.validation_score[-1] > 0.6
     assert all(p.dtype == torch.float32 for p in model.parameters())
-    assert automatic_precision() in ("32-true", "bf16-mixed")
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "precision"),
+    [
+        ("AMD EPYC", {"avx512_bf16"}, "bf16-mixed"),
+        ("Intel Xeon", {"avx512_bf16", "amx_bf16"}, "bf16-mixed"),
+        ("Intel Xeon", {"avx512_bf16"}, "32-true"),  # it has the instructions, and they are slow
+        ("AMD EPYC", set(), "32-true"),
+        (None, set(), "32-true"),
+    ],
+)
+def test_precision_is_the_quick_one_of_a_processor(monkeypatch, name, has, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = {"cpu_name": name} | {key: key in has for key in ("avx512_bf16", "amx_bf16")}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found if name else {}, raising=False)
+    assert automatic_precision() == precision
 
 
 def test_model_is_left_in_evaluation_mode_with_the_best_weights():

@@ -42,7 +42,7 @@ class _Depthwise(torch.autograd.Function):
 
     CPU libraries have quick kernels for the gradient of a dense convolution and none for a depthwise one. A dense one
     over a few neighboring channels holds, among its gradients, those of each channel with itself, and these are what is
-    wanted. The others are thrown away: up to 16 times the multiplications, in a fraction of the time.
+    wanted. The others are thrown away: 8 or 16 times the multiplications, in a fraction of the time.
     """
 
     @staticmethod
@@ -66,10 +66,15 @@ class _Depthwise(torch.autograd.Function):
         )
 
 
-def _weight_gradient(x: torch.Tensor, gradient: torch.Tensor, k: int, largest: int = 16) -> torch.Tensor:
+def _block() -> int:
+    """Channels that the processor's quick kernels take together: as many float32 numbers as one register holds."""
+    return 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+
+
+def _weight_gradient(x: torch.Tensor, gradient: torch.Tensor, k: int, largest: int | None = None) -> torch.Tensor:
     """Gradient of depthwise weights ``(C, 1, k, k)``: the diagonal of dense ones over blocks of channels."""
     channels = x.shape[1]
-    block = next(size for size in range(min(largest, channels), 0, -1) if channels % size == 0)
+    block = next(size for size in range(min(largest or _block(), channels), 0, -1) if channels % size == 0)
     dense = conv2d_weight(x, (channels, block, k, k), gradient, padding=k // 2, groups=channels // block)
     own = dense.view(-1, block, block, k, k).diagonal(dim1=1, dim2=2)  # (C / block, k, k, block)
     return own.movedim(-1, 1).reshape(channels, 1, k, k)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from brainlib.models import depthwise
 from brainlib.models.blocks import SeparableUnit
 from brainlib.models.depthwise import DepthwiseConv2d
 
@@ -34,6 +35,23 @@ def test_outputs_and_gradients_are_those_of_conv2d(channels, kernel_size, layout
     x = torch.randn(2, channels, 9, 11, dtype=torch.float64).contiguous(memory_format=layout)
     for mine, theirs in zip(*(answers(layer, x) for layer in twins(channels, kernel_size)), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("capability", "size"), [("AVX512", 16), ("AVX2", 8), ("DEFAULT", 8)])
+def test_blocks_are_as_wide_as_a_register_and_tell_the_same(monkeypatch, capability, size):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert depthwise._block() == size
+    widths, plain = [], depthwise.conv2d_weight
+
+    def noting(x, shape, *rest, **options):
+        widths.append(shape[1])
+        return plain(x, shape, *rest, **options)
+
+    monkeypatch.setattr(depthwise, "conv2d_weight", noting)
+    x = torch.randn(2, 48, 9, 11, dtype=torch.float64)
+    for mine, theirs in zip(*(answers(layer, x) for layer in twins(48)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-10, rtol=1e-10)
+    assert widths == [size]
 
 
 def test_the_gradient_is_the_slope():
