@@ -12,7 +12,8 @@ class DepthwiseConv2d(nn.Conv2d):
     """Convolve each channel with a kernel of its own, ``(B, C, H, W)`` to ``(B, C, H, W)``.
 
     It is ``nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)``: the same weights,
-    the same outputs, the same gradients. On a CPU the gradient of its weights takes another way, see `_Depthwise`.
+    the same outputs, the same gradients. On a CPU the gradient of larger kernels than 3 x 3 takes another way, see
+    `_Depthwise`.
 
     Args:
         channels: before and after.
@@ -28,8 +29,10 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # One channel is an ordinary convolution; compilers trace the operations that they know.
-        if x.device.type != "cpu" or x.ndim != 4 or self.groups == 1 or torch.compiler.is_compiling():
+        # One channel is an ordinary convolution, compilers trace the operations that they know, and up to 3 x 3 the
+        # libraries are quick by themselves.
+        ordinary = x.device.type != "cpu" or x.ndim != 4 or self.groups == 1 or torch.compiler.is_compiling()
+        if ordinary or self.kernel_size[0] <= 3:
             return super().forward(x)
         weight, bias = self.weight, self.bias
         if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
@@ -40,9 +43,9 @@ class DepthwiseConv2d(nn.Conv2d):
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution with the gradient of its weights read off a convolution that mixes channels.
 
-    CPU libraries have quick kernels for the gradient of a dense convolution and none for a depthwise one. A dense one
-    over a few neighboring channels holds, among its gradients, those of each channel with itself, and these are what is
-    wanted. The others are thrown away: 8 or 16 times the multiplications, in a fraction of the time.
+    CPU libraries have quick kernels for the gradient of a dense convolution and none for a depthwise one beyond 3 x 3.
+    A dense one over a few neighboring channels holds, among its gradients, those of each channel with itself, and these
+    are what is wanted. The others are thrown away: 8 or 16 times the multiplications, in a fraction of the time.
     """
 
     @staticmethod

@@ -37,6 +37,13 @@ def test_outputs_and_gradients_are_those_of_conv2d(channels, kernel_size, layout
         torch.testing.assert_close(mine, theirs, atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.parametrize(("kernel_size", "own"), [(1, False), (3, False), (5, True), (7, True)])
+def test_only_large_kernels_take_the_detour(kernel_size, own):
+    layer, _ = twins(4, kernel_size)
+    y = layer(torch.randn(1, 4, 6, 6, dtype=torch.float64))
+    assert ("_Depthwise" in type(y.grad_fn).__name__) == own
+
+
 @pytest.mark.parametrize(("capability", "size"), [("AVX512", 16), ("AVX2", 8), ("DEFAULT", 8)])
 def test_blocks_are_as_wide_as_a_register_and_tell_the_same(monkeypatch, capability, size):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
