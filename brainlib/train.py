@@ -92,8 +92,8 @@ def automatic_precision() -> str:
     """``"bf16-mixed"`` where trainings are faster in bfloat16, else ``"32-true"`` (names of Lightning Fabric).
 
     On a GPU: from compute capability 8.0. On a processor: with AMX, or with AVX-512's instructions for bfloat16 unless
-    it is Intel's. There these take nearly twice as long as those for float32, and numbers of half the size do not make
-    up for it (``benchmarks/precision.py`` measures it).
+    it is Intel's. There these take nearly twice as long as those for float32. What waits for memory and not for
+    arithmetic may still gain from numbers of half the size (``benchmarks/precision.py`` measures both).
     """
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
