@@ -355,13 +355,13 @@ def test_channels_last_and_bfloat16_tell_the_same(model_class):
     assert (rough - plain).abs().max() < 0.1 * plain.std() + 0.02
 
 
-def compact(x: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Tensor]:
-    """CompactUNet with three widths as a plain function of its weights, in order."""
+def compact(x: torch.Tensor, weights: list[torch.Tensor], places: tuple[int, ...]) -> list[torch.Tensor]:
+    """CompactUNet with three widths as a plain function of its weights, in order, normalized over ``places``."""
     weights = iter(weights)
 
     def unit(x, stride=1):
         x = F.conv2d(x, next(weights), stride=stride, padding=1)
-        mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), keepdim=True, correction=0)
+        mean, variance = x.mean(places, keepdim=True), x.var(places, keepdim=True, correction=0)
         x = (x - mean) / (variance + 1e-5).sqrt() * next(weights)[:, None, None] + next(weights)[:, None, None]
         return torch.where(x > 0, x, 0.01 * x)
 
@@ -378,23 +378,57 @@ def compact(x: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Tensor]:
     return [F.conv2d(feature, next(weights), next(weights)) for feature in reversed(features)]
 
 
-def test_compact_unet_is_the_function_that_it_says():
-    model = sine_weights(CompactUNet(4, 3, (4, 6, 8)).double())
-    images = picture(4, 24, 36)
-    logits = compact(images, list(model.parameters()))
+@pytest.mark.parametrize(("normalization", "places"), [("batch", (0, 2, 3)), ("instance", (2, 3))])
+def test_compact_unet_is_the_function_that_it_says(normalization, places):
+    model = sine_weights(CompactUNet(4, 3, (4, 6, 8), normalization=normalization).double())
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1  # what evaluation uses is that of the last batch
+    images = torch.cat([picture(4, 24, 36), 2 - picture(4, 24, 36).flip(3)])
+    logits = compact(images, list(model.parameters()), places)
     for a, b in zip(model.train()(images), logits, strict=True):
         assert torch.allclose(a, b, atol=1e-10) and a.std() > 1e-3
-    assert torch.allclose(model.eval()(images), logits[0], atol=1e-10)
-    plain = CompactUNet(4, 3, (4, 6, 8), deep_supervision=False)
+    # BatchNorm remembers the unbiased variance, a few thousandths above what training divides by.
+    assert torch.allclose(model.eval()(images), logits[0], atol=0.05 if normalization == "batch" else 1e-10)
+    plain = CompactUNet(4, 3, (4, 6, 8), deep_supervision=False, normalization=normalization)
     assert isinstance(plain.train()(images.float()), torch.Tensor)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_compact_unet_asks_for_two_places_at_its_coarsest_level(training):
-    model = CompactUNet(4, 3, (4, 6, 8)).train(training)
-    with pytest.raises(ValueError, match="H or W of 8 or more, not 4 × 4"):
-        model(torch.zeros(2, 4, 4, 4))
-    model(torch.zeros(2, 4, 4, 8))
+def test_compact_unet_begins_with_its_prior():
+    torch.manual_seed(0)
+    images = torch.randn(2, 4, 64, 64)
+    for prior in (0.01, 0.2):
+        for logits in CompactUNet(prior=prior).train()(images):
+            assert prior / 2.5 < logits.sigmoid().mean() < 2.5 * prior
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalization": "layer"}, "normalization='layer': choose from batch, instance"),
+        ({"prior": 0.0}, "prior=0.0: give a probability"),
+        ({"prior": 1.0}, "prior=1.0: give a probability"),
+    ],
+)
+def test_compact_unet_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        CompactUNet(**options)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "training", "slices"), [("instance", True, 2), ("instance", False, 2), ("batch", True, 1)]
+)
+def test_compact_unet_asks_for_two_values_to_normalize(normalization, training, slices):
+    model = CompactUNet(4, 3, (4, 6, 8), normalization=normalization).train(training)
+    with pytest.raises(ValueError, match=f"H or W of 8 or more, not 4 × 4.*{normalization} normalization"):
+        model(torch.zeros(slices, 4, 4, 4))
+    model(torch.zeros(slices, 4, 4, 8))
+
+
+def test_compact_unet_normalizes_a_small_batch_of_small_slices():
+    model = CompactUNet(4, 3, (4, 6, 8))
+    model.train()(torch.randn(2, 4, 4, 4))
+    assert model.eval()(torch.randn(1, 4, 4, 4)).shape == (1, 3, 4, 4)
 
 
 def test_compact_unet_has_fewer_than_a_million_weights():
