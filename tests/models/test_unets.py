@@ -355,43 +355,61 @@ def test_channels_last_and_bfloat16_tell_the_same(model_class):
     assert (rough - plain).abs().max() < 0.1 * plain.std() + 0.02
 
 
-def compact(x: torch.Tensor, weights: list[torch.Tensor], places: tuple[int, ...]) -> list[torch.Tensor]:
+def compact(
+    x: torch.Tensor, weights: list[torch.Tensor], places: tuple[int, ...] = (0, 2, 3), residual: bool = True
+) -> list[torch.Tensor]:
     """CompactUNet with three widths as a plain function of its weights, in order, normalized over ``places``."""
     weights = iter(weights)
 
-    def unit(x, stride=1):
-        x = F.conv2d(x, next(weights), stride=stride, padding=1)
-        mean, variance = x.mean(places, keepdim=True), x.var(places, keepdim=True, correction=0)
-        x = (x - mean) / (variance + 1e-5).sqrt() * next(weights)[:, None, None] + next(weights)[:, None, None]
+    def leaky(x):
         return torch.where(x > 0, x, 0.01 * x)
+
+    def normed(x, stride=1, padding=1):
+        x = F.conv2d(x, next(weights), stride=stride, padding=padding)
+        mean, variance = x.mean(places, keepdim=True), x.var(places, keepdim=True, correction=0)
+        return (x - mean) / (variance + 1e-5).sqrt() * next(weights)[:, None, None] + next(weights)[:, None, None]
 
     skips = []
     for level in range(3):
-        x = unit(unit(x, 2 if level else 1))
+        came = x
+        x = normed(leaky(normed(x, 2 if level else 1)))
+        if residual:
+            if level:
+                came = came.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).mean((3, 5))
+            x = x + normed(came, padding=0)
+        x = leaky(x)
         skips.append(x)
     features = []
     for skip in skips[1::-1]:
         weight, bias = next(weights), next(weights)
         up = torch.einsum("bchw,cdij->bdhiwj", x, weight).flatten(4, 5).flatten(2, 3) + bias[:, None, None]
-        x = unit(unit(torch.cat([up, skip], 1)))
+        x = leaky(normed(leaky(normed(torch.cat([up, skip], 1)))))
         features.append(x)
     return [F.conv2d(feature, next(weights), next(weights)) for feature in reversed(features)]
 
 
-@pytest.mark.parametrize(("normalization", "places"), [("batch", (0, 2, 3)), ("instance", (2, 3))])
-def test_compact_unet_is_the_function_that_it_says(normalization, places):
-    model = sine_weights(CompactUNet(4, 3, (4, 6, 8), normalization=normalization).double())
+@pytest.mark.parametrize(
+    ("options", "plain"),
+    [
+        ({}, {}),
+        ({"normalization": "instance"}, {"places": (2, 3)}),
+        ({"residual": False}, {"residual": False}),
+    ],
+    ids=["usual", "instance", "plain blocks"],
+)
+def test_compact_unet_is_the_function_that_it_says(options, plain):
+    model = sine_weights(CompactUNet(4, 3, (4, 6, 8), **options).double())
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1  # what evaluation uses is that of the last batch
     images = torch.cat([picture(4, 24, 36), 2 - picture(4, 24, 36).flip(3)])
-    logits = compact(images, list(model.parameters()), places)
+    logits = compact(images, list(model.parameters()), **plain)
     for a, b in zip(model.train()(images), logits, strict=True):
         assert torch.allclose(a, b, atol=1e-10) and a.std() > 1e-3
     # BatchNorm remembers the unbiased variance, a few thousandths above what training divides by.
-    assert torch.allclose(model.eval()(images), logits[0], atol=0.05 if normalization == "batch" else 1e-10)
-    plain = CompactUNet(4, 3, (4, 6, 8), deep_supervision=False, normalization=normalization)
-    assert isinstance(plain.train()(images.float()), torch.Tensor)
+    assert torch.allclose(model.eval()(images), logits[0], atol=1e-10 if "places" in plain else 0.05)
+    single = CompactUNet(4, 3, (4, 6, 8), deep_supervision=False, **options)
+    assert isinstance(single.train()(images.float()), torch.Tensor)
 
 
 def test_compact_unet_begins_with_its_prior():
@@ -432,7 +450,8 @@ def test_compact_unet_normalizes_a_small_batch_of_small_slices():
 
 
 def test_compact_unet_has_fewer_than_a_million_weights():
-    assert count(CompactUNet()) == 948_969 and count(CompactUNet(12)) == 950_121
+    assert count(CompactUNet()) == 970_697 and count(CompactUNet(12)) == 971_977
+    assert count(CompactUNet(residual=False)) == 948_969
     with pytest.raises(ValueError, match="multiples of 16"):
         CompactUNet()(torch.zeros(1, 4, 40, 48))
     with pytest.raises(ValueError, match="12"):
