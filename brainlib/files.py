@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -127,12 +128,15 @@ def _temporary_prefix(target: Path) -> str:
 
 
 def remove_leftovers(target: str | os.PathLike[str]) -> None:
-    """Remove temporary files that a killed process left beside ``target``; only for a process that alone writes it."""
+    """Remove what a killed process left beside ``target``; only for a process that alone writes it."""
     target = Path(target)
     name = re.compile(re.escape(_temporary_prefix(target)) + r"[a-z0-9_]{8}" + re.escape(target.suffix))
     for path in target.parent.iterdir() if target.parent.is_dir() else ():
         if name.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:
@@ -148,10 +152,16 @@ def write_tensors(
     from safetensors import SafetensorError  # here, since most users of this module write no tensors
     from safetensors.torch import save_file
 
-    with atomic_path(target) as temporary:
+    target = Path(target)
+    # safetensors from 0.8 on writes to a temporary file of its own beside the path that it is given, and a killed
+    # process leaves it there under a name that tells nothing. In a folder of ours, remove_leftovers finds it.
+    folder = {"prefix": _temporary_prefix(target), "suffix": target.suffix, "dir": target.parent}
+    with atomic_path(target) as temporary, tempfile.TemporaryDirectory(**folder) as inner:
+        written = Path(inner, target.name)
         try:
-            save_file(dict(tensors), temporary, dict(metadata) if metadata is not None else None)
+            save_file(dict(tensors), written, dict(metadata) if metadata is not None else None)
         except SafetensorError as error:
             # safetensors gives the number of the system's error (a full disk, say) in the text alone.
             number = re.search(r"(?:os error|code:) (\d+)", str(error))
             raise OSError(int(number[1]) if number else None, str(error)) from error
+        os.replace(written, temporary)

@@ -153,6 +153,30 @@ def test_killed_writer_leaves_the_old_file_and_its_leftover_can_be_removed(tmp_p
     remove_leftovers(tmp_path / "no folder" / "x.txt")
 
 
+def test_what_safetensors_leaves_when_it_is_killed_can_be_removed(tmp_path):
+    script = """
+import sys, time, pathlib, torch, safetensors.torch
+from brainlib.files import write_tensors
+
+def save_file(tensors, path, metadata):  # as safetensors 0.8 goes about it
+    pathlib.Path(path).with_name(".tmpAb1Cd2").write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+
+safetensors.torch.save_file = save_file
+write_tensors(sys.argv[1], {"a": torch.zeros(1)})
+"""
+    target = tmp_path / "run.safetensors"
+    write_tensors(target, {"a": torch.ones(1)})
+    writer = subprocess.Popen([sys.executable, "-c", script, str(target)], stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"writing\n"
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    assert len(list(tmp_path.iterdir())) == 3  # the old file, an empty one and a folder
+    remove_leftovers(target)
+    assert list(tmp_path.iterdir()) == [target] and load_file(target)["a"] == 1
+
+
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     steps, fsync, replace = [], os.fsync, os.replace
 

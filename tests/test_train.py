@@ -309,6 +309,7 @@ from brainlib.train import fit, seed_everything
 
 torch.set_num_threads(1)
 folder = pathlib.Path(sys.argv[1])
+checkpoints = folder / "checkpoints"  # alone here: a kill while the end is saved, below, is no matter of theirs
 schedules = {"step": lambda o: StepLR(o, 2, gamma=0.5), "exponential": lambda o: ExponentialLR(o, 0.8)}
 
 def work(schedule, name):
@@ -318,7 +319,7 @@ def work(schedule, name):
     history = fit(
         model, striped_slices(160), striped_slices(32, seed=1, first_group=1000), optimizer=optimizer,
         scheduler=schedules[schedule](optimizer), epochs=8, batch_size=8, augment=Augment(), progress=False,
-        checkpoint=folder / f"{name}.safetensors" if name.startswith("killed") else None, precision="32-true",
+        checkpoint=checkpoints / f"{name}.safetensors" if name.startswith("killed") else None, precision="32-true",
     )
     numbers = {k: v for k, v in history.to_dict().items() if k != "seconds"}
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / f"{name}-end.safetensors")
@@ -344,7 +345,7 @@ for schedule in schedules:
     began = time.perf_counter()
     assert os.waitpid(start(schedule, f"straight-{schedule}"), 0)[1] == 0
     epoch = (time.perf_counter() - began) / 8
-    checkpoint = folder / f"killed-{schedule}.safetensors"
+    checkpoint = checkpoints / f"killed-{schedule}.safetensors"
     kills, places, status = 0, set(), 1
     while status:
         child = start(schedule, f"killed-{schedule}")
@@ -384,7 +385,8 @@ def test_killed_run_ends_like_one_that_was_not(killed_runs, place, schedule):
     assert straight.keys() == killed.keys() and all(torch.equal(straight[k], killed[k]) for k in straight)
     texts = [(folder / f"{name}-{schedule}.json").read_text() for name in ("straight", "killed")]
     assert texts[0] == texts[1] and len(json.loads(texts[0])["train_loss"]) == 8
-    assert not [path for path in folder.iterdir() if path.name.startswith(".")]  # no half-written checkpoint is left
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == ["killed-exponential.safetensors", "killed-step.safetensors"]  # no half-written one is left
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------
