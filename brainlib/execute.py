@@ -20,6 +20,7 @@ from brainlib.files import DataError, data_root, explain, write_text
 
 PROFILES = ("demo", "full")
 QUIET_SECONDS = 30  # a log file gets a line of a long cell's own output this often
+SAVE_SECONDS = 10  # what a running chapter has given so far goes to the disk this often
 
 
 class ChapterError(Exception):
@@ -236,6 +237,7 @@ def execute(notebook: Any, path: Path, settings: Settings, progress: Progress) -
             progress_bar=False,
             stdout_file=progress,
             start_timeout=120,
+            engine_name=_engine(),
             kernel_manager_class=_kernel_class(settings.profile),
             on_cell_execute=started,
             on_cell_executed=finished,
@@ -319,6 +321,34 @@ def _mark(root: Path, path: Path, notebook: Any, settings: Settings) -> dict[str
 def _stamp(root: Path, path: Path) -> Path:
     """The file that remembers the mark of the last run on this machine; ``make clean`` removes it."""
     return root / "_build" / "executed" / f"{path.stem}.json"
+
+
+def _engine() -> str:
+    """The name of papermill's usual engine, but for one thing: it writes the notebook now and then.
+
+    papermill writes all of it before and after each cell, Markdown too. In a long chapter with many pictures that takes
+    longer than most of its cells.
+    """
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Sparing(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, *args: Any, **options: Any) -> Any:
+            save = nb_man.save
+
+            def now_and_then(**unused: Any) -> None:
+                if (nb_man.now() - nb_man.last_save_time).total_seconds() >= SAVE_SECONDS:
+                    save()
+
+            nb_man.save = now_and_then
+            try:
+                return super().execute_managed_notebook(nb_man, *args, **options)
+            finally:
+                nb_man.save = save
+                save()
+
+    papermill_engines.register("sparing", Sparing)
+    return "sparing"
 
 
 def _kernel_class(profile: str) -> type:

@@ -144,6 +144,19 @@ def test_a_changed_chapter_or_setting_is_stale(tmp_path):
     assert execute.stale_reasons(root, path, Settings()) == ["its code cells changed"]
 
 
+@pytest.mark.parametrize(("seconds", "least", "most"), [(execute.SAVE_SECONDS, 1, 8), (0, 60, 150)])
+def test_a_running_chapter_is_written_now_and_then(tmp_path, kernels, monkeypatch, seconds, least, most):
+    import papermill.engines
+
+    written, write = [], papermill.engines.write_ipynb
+    monkeypatch.setattr(papermill.engines, "write_ipynb", lambda nb, path: written.append(path) or write(nb, path))
+    monkeypatch.setattr(execute, "SAVE_SECONDS", seconds)
+    cells = [code(f"cell-{i}", f"print({i})") for i in range(30)]
+    root = write_course(tmp_path / "course", **{"01_a": chapter(*cells)})
+    assert run(root)[0] == 0
+    assert least <= len(written) <= most
+
+
 def test_a_kernel_that_dies_is_reported_with_its_cell(tmp_path, kernels, capsys):
     dies = chapter(code("dies", "import os\nos.kill(os.getpid(), 9)"))
     root = write_course(tmp_path / "course", **{"01_a": dies})
