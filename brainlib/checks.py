@@ -21,8 +21,9 @@ from brainlib.pictures import MIN_ALT
 MAX_BYTES = 1_500_000
 MAX_OUTPUT_LINES = 30
 MAX_CODE_LINES = 20  # aim for 15
-#: Of a demo run on two cores; a processor that does not compute in bfloat16 may take longer.
-MAX_SECONDS = {"bf16-mixed": 90, "32-true": 360}
+#: Of a demo run on two cores. The aim is 90 seconds; cloud machines that go by one name differ by half (one chapter
+#: took 61 s and 94 s on two of them), and a processor that does not compute in bfloat16 may take far longer.
+MAX_SECONDS = {"bf16-mixed": 135, "32-true": 360}
 MAX_MEMORY_MB = 3000  # of the kernel in a demo run
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 TAGS = {
