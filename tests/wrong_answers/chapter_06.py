@@ -9,10 +9,12 @@ from torch import nn
 from brainlib.models import count_parameters
 """
 CELLS = {
-    "paper-net": "",
+    "paper-net-first": None,
+    "paper-net": None,
     "pooling-check": "for n in",
     "stacks": "C, side",
-    "vgg-class": "",
+    "vgg-class-first": None,
+    "vgg-class": None,
 }
 WRONG = {
     "ex-1": [

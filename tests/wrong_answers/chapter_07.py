@@ -3,6 +3,7 @@
 CHAPTER = "07_vision_transformer"
 GIVEN = """
 import math
+from itertools import product
 
 import torch
 import torch.nn.functional as F
